@@ -1,0 +1,1 @@
+//! Micro benches and peers, measured side by side.

@@ -1,0 +1,505 @@
+//! A write-ahead log in front of a sorted store: one sync a commit, and the store is written in
+//! bulk, off the path that callers wait for.
+//!
+//! A commit appends one frame to the newest log segment, syncs it, and puts the changes into a
+//! table in memory; that is all a caller waits for. When the table has grown enough it is frozen,
+//! a new segment begins, and a thread moves the frozen table into the store in one durable commit
+//! that also says how far it got; then the old segments go. Opening replays the segments' frames
+//! that the store does not have yet.
+//!
+//! A frame: length of the body (u32), CRC-32 of number and body (u32), commit number (u64), body.
+//! Numbers follow each other without a gap over all segments. A frame at the very end that is cut
+//! short or does not check was never acknowledged and is trimmed; anywhere else it is damage, and
+//! opening is refused. (A tail that rots after it was acknowledged looks the same as one that was
+//! cut short: the head file, outside the engine, catches that.)
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::{Direction, Engine, EngineError, Pair, WriteBatch};
+
+/// When the table in memory is frozen, in bytes of keys and values.
+pub const TABLE_BYTES: usize = 16 * 1024 * 1024;
+/// How many times over the active table may grow while the frozen one is being moved.
+const OVERFLOW_FACTOR: usize = 4;
+const FRAME_HEAD_BYTES: usize = 4 + 4 + 8;
+/// The store's key for the last commit that has been moved into it.
+const MOVED_KEY: &[u8] = b"mlog";
+const DELETED: u32 = u32::MAX;
+
+type Table = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// The log, its segments, and what of it is not in the store yet.
+struct Log {
+    folder: PathBuf,
+    segment: File,
+    /// The number of the last commit.
+    last: u64,
+    buffer: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Tables {
+    active: Table,
+    active_bytes: usize,
+    /// The table that is being moved into the store, and the last commit in it.
+    frozen: Option<(Arc<Table>, u64)>,
+}
+
+#[derive(Default)]
+struct Mover {
+    closing: bool,
+    failed: Option<EngineError>,
+}
+
+struct Shared<E> {
+    store: E,
+    tables: RwLock<Tables>,
+    mover: Mutex<Mover>,
+    wake: Condvar,
+    folder: PathBuf,
+}
+
+/// An [`Engine`] with a write-ahead log before it.
+pub struct LoggedEngine<E: Engine> {
+    shared: Arc<Shared<E>>,
+    log: Mutex<Log>,
+    table_bytes: usize,
+    thread: Option<JoinHandle<()>>,
+}
+
+fn failed<T: std::fmt::Display>(operation: &'static str) -> impl Fn(T) -> EngineError {
+    move |reason| EngineError { engine: "log", operation, reason: reason.to_string() }
+}
+
+fn segment_path(folder: &Path, first: u64) -> PathBuf {
+    folder.join(format!("log-{first:020}"))
+}
+
+fn create_segment(folder: &Path, first: u64) -> Result<File, EngineError> {
+    let opened = OpenOptions::new().append(true).create(true).open(segment_path(folder, first));
+    let synced = opened.and_then(|file| {
+        File::open(folder)?.sync_all()?;
+        Ok(file)
+    });
+    synced.map_err(failed("begin a segment"))
+}
+
+/// The segments' first commit numbers, in order.
+fn segments(folder: &Path) -> Result<Vec<u64>, EngineError> {
+    let mut firsts = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed("list its segments"))? {
+        let name = entry.map_err(failed("list its segments"))?.file_name();
+        let number: Option<u64> =
+            name.to_str().and_then(|name| name.strip_prefix("log-")?.parse().ok());
+        firsts.extend(number);
+    }
+    firsts.sort_unstable();
+    Ok(firsts)
+}
+
+fn encode_frame(buffer: &mut Vec<u8>, number: u64, changes: &[(Vec<u8>, Option<Vec<u8>>)]) {
+    buffer.clear();
+    buffer.extend_from_slice(&[0; 8]);
+    buffer.extend_from_slice(&number.to_be_bytes());
+    for (key, value) in changes {
+        let length = value.as_ref().map_or(DELETED, |value| value.len() as u32);
+        buffer.extend_from_slice(&(key.len() as u32).to_be_bytes());
+        buffer.extend_from_slice(&length.to_be_bytes());
+        buffer.extend_from_slice(key);
+        buffer.extend_from_slice(value.as_deref().unwrap_or_default());
+    }
+    let length = (buffer.len() - FRAME_HEAD_BYTES) as u32;
+    buffer[..4].copy_from_slice(&length.to_be_bytes());
+    let checksum = crc32fast::hash(&buffer[8..]);
+    buffer[4..8].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// The first frame's number, body and length; `None` if it is cut short or does not check.
+fn decode_frame(bytes: &[u8]) -> Option<(u64, &[u8], usize)> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let (checksum, rest) = rest.split_first_chunk::<4>()?;
+    let length = u32::from_be_bytes(*length) as usize;
+    let checked = rest.get(..8 + length)?;
+    if crc32fast::hash(checked) != u32::from_be_bytes(*checksum) {
+        return None;
+    }
+    let (number, body) = checked.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*number), body, FRAME_HEAD_BYTES + length))
+}
+
+fn decode_body(mut body: &[u8], table: &mut Table) -> Option<usize> {
+    let whole = body.len();
+    while !body.is_empty() {
+        let (key_length, rest) = body.split_first_chunk::<4>()?;
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        let (key, rest) = rest.split_at_checked(u32::from_be_bytes(*key_length) as usize)?;
+        let length = u32::from_be_bytes(*length);
+        if length == DELETED {
+            table.insert(key.to_vec(), None);
+            body = rest;
+        } else {
+            let (value, rest) = rest.split_at_checked(length as usize)?;
+            table.insert(key.to_vec(), Some(value.to_vec()));
+            body = rest;
+        }
+    }
+    Some(whole)
+}
+
+impl<E: Engine> LoggedEngine<E> {
+    /// Opens the log in `folder` before `store`; `table_bytes` is usually [`TABLE_BYTES`].
+    pub fn open(folder: &Path, store: E, table_bytes: usize) -> Result<Self, EngineError> {
+        let moved = store.get(MOVED_KEY)?;
+        let moved = moved.and_then(|bytes| bytes.first_chunk::<8>().copied());
+        let mut last = moved.map_or(0, u64::from_be_bytes);
+        let mut tables = Tables::default();
+        let firsts = segments(folder)?;
+        for (index, first) in firsts.iter().enumerate() {
+            let newest = index + 1 == firsts.len();
+            replay(&segment_path(folder, *first), newest, &mut last, &mut tables)?;
+        }
+        let first = firsts.last().copied().unwrap_or(last + 1);
+        let segment = create_segment(folder, first)?;
+        let folder = folder.to_owned();
+        let shared = Arc::new(Shared {
+            store,
+            tables: RwLock::new(tables),
+            mover: Mutex::default(),
+            wake: Condvar::new(),
+            folder: folder.clone(),
+        });
+        let mover = shared.clone();
+        let thread = std::thread::Builder::new().name("journal-move".into());
+        let thread = thread.spawn(move || mover.run()).map_err(failed("start its thread"))?;
+        let log = Mutex::new(Log { folder, segment, last, buffer: Vec::new() });
+        Ok(Self { shared, log, table_bytes, thread: Some(thread) })
+    }
+
+    /// Freezes the active table if it has grown enough and none is being moved; waits if it has
+    /// grown far too much meanwhile.
+    fn freeze_if_grown(&self, log: &mut Log) -> Result<(), EngineError> {
+        let mut mover = self.shared.mover.lock();
+        loop {
+            if let Some(error) = &mover.failed {
+                return Err(failed("move its table")(&error.reason));
+            }
+            let mut tables = self.shared.tables.write();
+            if tables.active_bytes < self.table_bytes {
+                return Ok(());
+            }
+            if tables.frozen.is_none() {
+                log.segment = create_segment(&log.folder, log.last + 1)?;
+                log.buffer = Vec::new();
+                tables.frozen = Some((Arc::new(std::mem::take(&mut tables.active)), log.last));
+                tables.active_bytes = 0;
+                drop(tables);
+                self.shared.wake.notify_all();
+                return Ok(());
+            }
+            if tables.active_bytes < self.table_bytes * OVERFLOW_FACTOR {
+                return Ok(());
+            }
+            drop(tables);
+            self.shared.wake.wait(&mut mover);
+        }
+    }
+}
+
+/// Reads one segment's frames into the active table, those that the store has left out.
+fn replay(
+    path: &Path,
+    newest: bool,
+    last: &mut u64,
+    tables: &mut Tables,
+) -> Result<(), EngineError> {
+    let bytes = std::fs::read(path).map_err(failed("read a segment"))?;
+    let mut at = 0;
+    while let Some((number, body, length)) = decode_frame(&bytes[at..]) {
+        if number > *last {
+            if number != *last + 1 {
+                let reason = format!("commit {} is missing before {number}", *last + 1);
+                return Err(failed("replay a segment")(reason));
+            }
+            let malformed = || failed("replay a segment")(format!("commit {number} is malformed"));
+            tables.active_bytes += decode_body(body, &mut tables.active).ok_or_else(malformed)?;
+            *last = number;
+        }
+        at += length;
+    }
+    if at == bytes.len() {
+        return Ok(());
+    }
+    if !newest {
+        let reason = format!("{} is damaged at byte {at}", path.display());
+        return Err(failed("replay a segment")(reason));
+    }
+    let file = OpenOptions::new().write(true).open(path);
+    let trimmed = file.and_then(|file| {
+        file.set_len(at as u64)?;
+        file.sync_all()
+    });
+    trimmed.map_err(failed("trim an unfinished commit"))
+}
+
+impl<E: Engine> Shared<E> {
+    /// The mover's thread: waits for a frozen table, moves it, drops the segments it came from.
+    fn run(&self) {
+        loop {
+            let mut mover = self.mover.lock();
+            let frozen = loop {
+                if let Some(frozen) = self.tables.read().frozen.clone() {
+                    break frozen;
+                }
+                if mover.closing {
+                    return;
+                }
+                self.wake.wait(&mut mover);
+            };
+            drop(mover);
+            if let Err(error) = self.move_table(&frozen.0, frozen.1) {
+                self.mover.lock().failed = Some(error);
+                self.wake.notify_all();
+                return;
+            }
+            let mover = self.mover.lock();
+            self.tables.write().frozen = None;
+            drop(mover);
+            self.wake.notify_all();
+        }
+    }
+
+    fn move_table(&self, table: &Table, last: u64) -> Result<(), EngineError> {
+        let changes = table.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let mut batch = WriteBatch { changes };
+        batch.put(MOVED_KEY.to_vec(), last.to_be_bytes().to_vec());
+        self.store.commit(batch)?;
+        let firsts = segments(&self.folder)?;
+        // A segment is done with when the next one begins at or before the first unmoved commit.
+        for pair in firsts.windows(2) {
+            if pair[1] <= last + 1 {
+                let removed = std::fs::remove_file(segment_path(&self.folder, pair[0]));
+                removed.map_err(failed("remove a segment"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<E: Engine> Engine for LoggedEngine<E> {
+    fn name(&self) -> &'static str {
+        self.shared.store.name()
+    }
+
+    fn commit(&self, batch: WriteBatch) -> Result<(), EngineError> {
+        let mut log = self.log.lock();
+        self.freeze_if_grown(&mut log)?;
+        let number = log.last + 1;
+        let Log { segment, buffer, .. } = &mut *log;
+        encode_frame(buffer, number, &batch.changes);
+        segment.write_all(buffer).map_err(failed("append"))?;
+        segment.sync_data().map_err(failed("sync"))?;
+        let bytes = buffer.len();
+        log.last = number;
+        let mut tables = self.shared.tables.write();
+        tables.active_bytes += bytes;
+        tables.active.extend(batch.changes);
+        Ok(())
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        let tables = self.shared.tables.read();
+        if let Some(value) = tables.active.get(key) {
+            return Ok(value.clone());
+        }
+        if let Some(value) = tables.frozen.as_ref().and_then(|(table, _)| table.get(key)) {
+            return Ok(value.clone());
+        }
+        self.shared.store.get(key)
+    }
+
+    fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<Pair>, EngineError> {
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        // Held throughout, so that no table moves between the layers' looks.
+        let tables = self.shared.tables.read();
+        let bounds = (Bound::Included(start), Bound::Excluded(end));
+        let empty = Table::new();
+        let frozen = tables.frozen.as_ref().map_or(&empty, |(table, _)| table);
+        let active = tables.active.range::<[u8], _>(bounds);
+        let frozen = frozen.range::<[u8], _>(bounds);
+        let forward = direction == Direction::Forward;
+        let (mut active, mut frozen): (Layer<'_>, Layer<'_>) = if forward {
+            (Box::new(active), Box::new(frozen))
+        } else {
+            (Box::new(active.rev()), Box::new(frozen.rev()))
+        };
+        // As many more as could be hidden by a deletion or a newer value above.
+        let hidden = self.hidden_in(&tables, bounds, limit);
+        let stored = self.shared.store.scan(start, end, direction, limit + hidden)?;
+        Ok(merge(&mut active, &mut frozen, stored, forward, limit))
+    }
+
+    fn syncs_per_commit(&self) -> u32 {
+        1
+    }
+}
+
+type Layer<'a> = Box<dyn Iterator<Item = (&'a Vec<u8>, &'a Option<Vec<u8>>)> + 'a>;
+
+impl<E: Engine> LoggedEngine<E> {
+    /// How many stored pairs the tables' entries in these bounds may hide, at most.
+    fn hidden_in(
+        &self,
+        tables: &Tables,
+        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+        limit: usize,
+    ) -> usize {
+        let deletions = |table: &Table| {
+            table.range::<[u8], _>(bounds).filter(|(_, value)| value.is_none()).count()
+        };
+        // A newer value takes the place of the one it hides, so only deletions leave a hole.
+        let frozen = tables.frozen.as_ref().map_or(0, |(table, _)| deletions(table));
+        (deletions(&tables.active) + frozen).min(usize::MAX - limit)
+    }
+}
+
+/// Merges three sorted layers, of equal keys the newest, deletions left out.
+fn merge(
+    active: &mut Layer<'_>,
+    frozen: &mut Layer<'_>,
+    stored: Vec<Pair>,
+    forward: bool,
+    limit: usize,
+) -> Vec<Pair> {
+    let (mut active, mut frozen) = (active.peekable(), frozen.peekable());
+    let mut stored = stored.into_iter().peekable();
+    let mut pairs = Vec::new();
+    while pairs.len() < limit {
+        let nearer = |a: &Vec<u8>, b: &Vec<u8>| if forward { a <= b } else { a >= b };
+        let mut next: Option<Vec<u8>> = None;
+        for key in [
+            active.peek().map(|(key, _)| *key),
+            frozen.peek().map(|(key, _)| *key),
+            stored.peek().map(|(key, _)| key),
+        ] {
+            if let Some(key) = key
+                && next.as_ref().is_none_or(|best| nearer(key, best))
+            {
+                next = Some(key.clone());
+            }
+        }
+        let Some(key) = next else { break };
+        let newest = active.next_if(|(at, _)| **at == key).map(|(_, value)| value.clone());
+        let middle = frozen.next_if(|(at, _)| **at == key).map(|(_, value)| value.clone());
+        let oldest = stored.next_if(|(at, _)| *at == key).map(|(_, value)| Some(value));
+        if let Some(Some(value)) = newest.or(middle).or(oldest) {
+            pairs.push((key, value));
+        }
+    }
+    pairs
+}
+
+impl<E: Engine> Drop for LoggedEngine<E> {
+    fn drop(&mut self) {
+        self.shared.mover.lock().closing = true;
+        self.shared.wake.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::MemoryEngine;
+    use proptest::prelude::*;
+
+    fn change(key: u8, value: Option<u8>) -> WriteBatch {
+        WriteBatch { changes: vec![(vec![key], value.map(|value| vec![value]))] }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// With a table of a few bytes everything moves all the time; reads must not notice.
+        #[test]
+        fn it_reads_as_a_plain_map_does(
+            changes in prop::collection::vec((0..24_u8, prop::option::of(0..9_u8)), 1..120),
+            table_bytes in 1..400_usize,
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let open = |store| LoggedEngine::open(folder.path(), store, table_bytes).unwrap();
+            let plain = MemoryEngine::default();
+            let logged = open(MemoryEngine::default());
+            for (key, value) in &changes {
+                plain.commit(change(*key, *value)).unwrap();
+                logged.commit(change(*key, *value)).unwrap();
+                prop_assert_eq!(logged.get(&[*key]).unwrap(), plain.get(&[*key]).unwrap());
+                for direction in [Direction::Forward, Direction::Backward] {
+                    let scan = |engine: &dyn Engine| engine.scan(&[3], &[20], direction, 5);
+                    prop_assert_eq!(scan(&logged).unwrap(), scan(&plain).unwrap());
+                }
+            }
+        }
+    }
+
+    fn entries(engine: &dyn Engine) -> Vec<Pair> {
+        engine.scan(&[0], &[99], Direction::Forward, 999).unwrap()
+    }
+
+    #[test]
+    fn a_torn_tail_is_trimmed_and_what_was_acknowledged_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || LoggedEngine::open(folder.path(), MemoryEngine::default(), 1 << 20);
+        let engine = open().unwrap();
+        for key in 0..5 {
+            engine.commit(change(key, Some(key))).unwrap();
+        }
+        drop(engine);
+        let path = segment_path(folder.path(), 1);
+        let whole = std::fs::read(&path).unwrap();
+        let fifth = whole.len() / 5;
+        for cut in whole.len() - fifth + 1..whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            assert_eq!(entries(&open().unwrap()).len(), 4, "cut at {cut}");
+            let engine = open().unwrap();
+            engine.commit(change(9, Some(9))).unwrap();
+            drop(engine);
+            assert_eq!(entries(&open().unwrap()).len(), 5, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn damage_before_the_newest_segment_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || LoggedEngine::open(folder.path(), MemoryEngine::default(), 1 << 20);
+        drop(open().unwrap());
+        let mut frame = Vec::new();
+        for number in 1..=3 {
+            encode_frame(&mut frame, number, &change(1, Some(1)).changes);
+            std::fs::write(segment_path(folder.path(), number), &frame).unwrap();
+        }
+        assert_eq!(open().unwrap().log.lock().last, 3);
+        std::fs::write(segment_path(folder.path(), 2), &frame[..9]).unwrap();
+        let Err(error) = open() else { panic!("a damaged segment was taken") };
+        assert!(error.reason.contains("damaged at byte 0"), "{error}");
+        std::fs::remove_file(segment_path(folder.path(), 2)).unwrap();
+        let Err(error) = open() else { panic!("a missing segment was not noticed") };
+        assert!(error.reason.contains("commit 2 is missing before 3"), "{error}");
+    }
+}

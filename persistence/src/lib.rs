@@ -1,0 +1,50 @@
+//! The journal: what is acknowledged is here, and nowhere else first.
+//!
+//! A [`Journal`] takes appends from any thread, gathers them into one atomic engine batch with one
+//! sync, and only then runs their riders (the replies and effects that waited for them). It knows
+//! bytes: no JSON, no actors, no tenants. What it calls an owner and a home are opaque ids.
+//!
+//! The pieces, in the order the data passes through them: [`codec`] turns values into bytes,
+//! [`sealing`] encrypts them, [`record`] frames them, [`chain`] links them, the writer batches them
+//! and an [`engine`] makes them durable; [`head_file`] remembers, outside the engine, how far it got.
+
+pub mod chain;
+pub mod codec;
+pub mod engine;
+pub mod head_file;
+pub mod journal;
+pub mod record;
+pub mod sealing;
+
+mod generations;
+mod layout;
+mod open;
+mod verify;
+mod writer;
+
+pub use codec::CodecError;
+pub use engine::{Engine, EngineError};
+pub use generations::Generations;
+pub use journal::{Append, Conflict, Journal, Outcome, Rider, RowChange, Statistics, Ticket};
+pub use layout::{RowKey, RowRange};
+pub use open::{EngineKind, FolderLock, OpenError, Options};
+pub use record::{Header, Home, NewRecord, OwnerKey, Position, Record, Shard, StreamName};
+pub use sealing::{KeyId, KeyRing, MasterKey, Opened, SealError};
+pub use verify::{ChainReport, VerifyError};
+
+/// What went wrong while reading the journal.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The engine could not answer.
+    #[error("the engine could not read")]
+    Engine(#[from] EngineError),
+    /// Stored bytes are not what this version, or any version, writes.
+    #[error("a stored value does not decode at {at}")]
+    Damaged {
+        /// Where the value stands, in words.
+        at: String,
+        /// What the decoder said.
+        #[source]
+        source: CodecError,
+    },
+}

@@ -1,0 +1,241 @@
+//! Opening a data folder: one process at a time, keys, engine, and the head file's veto.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::codec;
+use crate::engine::{Engine, EngineError, LoggedEngine, MemoryEngine, RedbEngine, TABLE_BYTES};
+use crate::head_file::HeadFile;
+use crate::journal::{Counters, Journal, Queue, Shared};
+use crate::layout::{LAYOUT_VERSION, META, Meta};
+use crate::record::SHARDS;
+use crate::sealing::{KeyRing, MasterKey, SealError};
+use crate::writer::{OnFatal, ROLLING_START, Writer};
+
+/// Which engine carries the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// redb, the default.
+    Redb,
+    /// Nothing on disk; tests and simulations.
+    Memory,
+}
+
+/// How to open a journal.
+pub struct Options {
+    /// The data folder. Made if it is missing.
+    pub folder: PathBuf,
+    /// The engine.
+    pub engine: EngineKind,
+    /// The engine's cache, in bytes.
+    pub cache_bytes: usize,
+    /// How much the log's table in memory holds before it is moved into the engine, in bytes.
+    pub table_bytes: usize,
+    /// The rolling hash of a journal that is behind its head file, to go on with it all the same.
+    pub accept_loss: Option<String>,
+    /// What a failed write means: by default the process ends with code 74 (EX_IOERR).
+    pub on_fatal: OnFatal,
+}
+
+impl Options {
+    /// The defaults, for a folder.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+            engine: EngineKind::Redb,
+            cache_bytes: 32 * 1024 * 1024,
+            table_bytes: TABLE_BYTES,
+            accept_loss: None,
+            on_fatal: Box::new(|reason| {
+                tracing::error!(reason, "the journal failed; the process ends and will replay");
+                std::process::exit(74);
+            }),
+        }
+    }
+}
+
+/// Why a journal did not open. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder cannot be made, read or written.
+    #[error("the data folder {path} cannot be used: {source}")]
+    Folder {
+        /// The folder or file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process has it.
+    #[error("the data folder {0} is in use by another process")]
+    InUse(PathBuf),
+    /// The engine does not open.
+    #[error("the journal does not open: {0}")]
+    Engine(#[from] EngineError),
+    /// The keys do not open.
+    #[error(transparent)]
+    Keys(#[from] SealError),
+    /// The store is damaged.
+    #[error("the journal's own figures do not decode: {0}")]
+    Damaged(#[from] crate::CodecError),
+    /// A newer version wrote the store.
+    #[error("the journal has layout version {found}, this build reads up to {known}")]
+    Newer {
+        /// The version found.
+        found: u16,
+        /// The newest known here.
+        known: u16,
+    },
+    /// The engine lost commits that were acknowledged.
+    #[error(
+        "the journal is behind by {lost} commits: the head file saw commit {seen}, the engine \
+         has {found}. Acknowledged changes are missing. Restore a backup, or go on without them \
+         with --accept-loss={hash}"
+    )]
+    Behind {
+        /// How many commits are missing.
+        lost: u64,
+        /// The commit the head file saw.
+        seen: u64,
+        /// The engine's last good commit.
+        found: u64,
+        /// The rolling hash of what is left.
+        hash: String,
+    },
+    /// The engine and the head file tell different stories.
+    #[error(
+        "the journal is not the one that the head file saw (commit {commit}). Put the right files \
+         together, or go on with --accept-loss={hash}"
+    )]
+    Foreign {
+        /// The engine's commit.
+        commit: u64,
+        /// The rolling hash of what is there.
+        hash: String,
+    },
+    /// The writer's thread did not start.
+    #[error("the writer's thread did not start: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Keeps other processes out of a data folder while it lives.
+pub struct FolderLock {
+    _file: File,
+}
+
+impl FolderLock {
+    /// Takes the folder, made if missing. The lock ends with the process, however that ends.
+    pub fn take(folder: &Path) -> Result<Self, OpenError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenError::Folder { path, source }
+        };
+        std::fs::create_dir_all(folder).map_err(failed(folder))?;
+        let path = folder.join("lock");
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(failed(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(folder.to_owned())),
+            Err(TryLockError::Error(source)) => Err(failed(&path)(source)),
+        }
+    }
+}
+
+impl Journal {
+    /// Opens the journal of a data folder whose [`FolderLock`] the caller holds.
+    pub fn open(options: Options, master: &MasterKey) -> Result<Arc<Self>, OpenError> {
+        let folder = &options.folder;
+        if options.engine == EngineKind::Memory {
+            let keys = Arc::new(KeyRing::in_memory(master)?);
+            let engine = Arc::new(MemoryEngine::default());
+            return Self::start(engine, keys, None, options.accept_loss, options.on_fatal);
+        }
+        let store = RedbEngine::open(folder, options.cache_bytes)?;
+        let engine = Arc::new(LoggedEngine::open(folder, store, options.table_bytes)?);
+        let keys = Arc::new(KeyRing::open(&folder.join("data-keys"), master)?);
+        let path = folder.join("head");
+        let head_file =
+            HeadFile::open(&path).map_err(|source| OpenError::Folder { path, source })?;
+        Self::start(engine, keys, Some(head_file), options.accept_loss, options.on_fatal)
+    }
+
+    /// Starts a journal on an engine that is already open.
+    pub fn start(
+        engine: Arc<dyn Engine>,
+        keys: Arc<KeyRing>,
+        head_file: Option<HeadFile>,
+        accept_loss: Option<String>,
+        on_fatal: OnFatal,
+    ) -> Result<Arc<Self>, OpenError> {
+        let meta = read_meta(engine.as_ref())?;
+        if let Some(head_file) = &head_file {
+            compare(&meta, head_file, accept_loss.as_deref())?;
+        }
+        let shared = Arc::new(Shared {
+            engine,
+            keys,
+            queue: Mutex::new(Queue::default()),
+            work_arrived: Condvar::new(),
+            durable: 0.into(),
+            counters: Counters::default(),
+            listeners: RwLock::new(Vec::new()),
+        });
+        let writer = Writer::new(shared.clone(), meta, head_file, on_fatal);
+        let thread = std::thread::Builder::new().name("journal".into());
+        let thread = thread.spawn(move || writer.run()).map_err(OpenError::Thread)?;
+        Ok(Arc::new(Self { shared, writer: Mutex::new(Some(thread)) }))
+    }
+}
+
+fn read_meta(engine: &dyn Engine) -> Result<Meta, OpenError> {
+    let Some(bytes) = engine.get(META)? else {
+        return Ok(Meta {
+            version: LAYOUT_VERSION,
+            generation: uuid::Uuid::now_v7().as_u128(),
+            commit: 0,
+            rolling: ROLLING_START,
+            positions: vec![0; SHARDS],
+        });
+    };
+    // The version comes first, so that it can be read whatever follows it.
+    let (found, _) = codec::decode_prefix::<u16>(&bytes)?;
+    if found > LAYOUT_VERSION {
+        return Err(OpenError::Newer { found, known: LAYOUT_VERSION });
+    }
+    let mut meta: Meta = codec::decode(&bytes)?;
+    meta.positions.resize(SHARDS, 0);
+    Ok(meta)
+}
+
+fn compare(meta: &Meta, file: &HeadFile, accept_loss: Option<&str>) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Folder { path: "head".into(), source };
+    let Some(seen) = file.read().map_err(failed)? else {
+        return Ok(());
+    };
+    let hash = data_encoding::HEXLOWER.encode(&meta.rolling);
+    let accepted = accept_loss == Some(hash.as_str());
+    let fresh = meta.commit == 0;
+    let foreign = !fresh && seen.generation != meta.generation
+        || seen.commit == meta.commit && seen.rolling != meta.rolling;
+    if accepted {
+        tracing::warn!(
+            seen = seen.commit,
+            found = meta.commit,
+            "going on without commits that were acknowledged, as --accept-loss says"
+        );
+        file.restart_from(meta).map_err(failed)?;
+        return Ok(());
+    }
+    if foreign {
+        return Err(OpenError::Foreign { commit: meta.commit, hash });
+    }
+    if seen.commit > meta.commit {
+        let lost = seen.commit - meta.commit;
+        return Err(OpenError::Behind { lost, seen: seen.commit, found: meta.commit, hash });
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! The actor kernel: entities, turns, directory, supervisors, reminders, monitor.
