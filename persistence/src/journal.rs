@@ -137,6 +137,8 @@ pub(crate) struct Shared {
     pub(crate) queue: Mutex<Queue>,
     pub(crate) work_arrived: Condvar,
     pub(crate) durable: AtomicU64,
+    /// The last ticket given, for who must not wait for the queue's lock.
+    pub(crate) queued: AtomicU64,
     pub(crate) counters: Counters,
     pub(crate) listeners: RwLock<Vec<Listener>>,
 }
@@ -176,6 +178,7 @@ impl Journal {
         queue.last_ticket += 1;
         let ticket = Ticket(queue.last_ticket);
         queue.works.push(work);
+        self.shared.queued.store(ticket.0, Ordering::Relaxed);
         if queue.works.len() == 1 {
             self.shared.work_arrived.notify_one();
         }
@@ -189,7 +192,8 @@ impl Journal {
 
     /// Whether new work should be refused until the writer has caught up.
     pub fn is_full(&self) -> bool {
-        self.shared.queue.lock().works.len() >= QUEUE_MAX
+        let queued = self.shared.queued.load(Ordering::Relaxed);
+        queued.saturating_sub(self.shared.durable.load(Ordering::Relaxed)) >= QUEUE_MAX as u64
     }
 
     /// The keys that records and rows are sealed with.

@@ -181,6 +181,7 @@ impl Journal {
             queue: Mutex::new(Queue::default()),
             work_arrived: Condvar::new(),
             durable: 0.into(),
+            queued: 0.into(),
             counters: Counters::default(),
             listeners: RwLock::new(Vec::new()),
         });

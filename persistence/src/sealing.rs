@@ -129,6 +129,29 @@ impl MasterKey {
     }
 }
 
+/// Seals `plain` under `key` itself, for keys that are not kept in a ring: nonce (12 random
+/// bytes), ciphertext and tag.
+pub fn seal_with(key: &MasterKey, aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
+    let mut nonce = [0; 12];
+    rand::fill(&mut nonce).map_err(|_| SealError::Library("draw random bytes"))?;
+    let mut bytes = [nonce.as_slice(), plain].concat();
+    let unique = Nonce::assume_unique_for_key(nonce);
+    let tag = key.cipher()?.seal_in_place_separate_tag(unique, Aad::from(aad), &mut bytes[12..]);
+    bytes.extend_from_slice(tag.map_err(|_| SealError::Library("seal"))?.as_ref());
+    Ok(bytes)
+}
+
+/// Opens what [`seal_with`] sealed with the same key and `aad`.
+pub fn open_with(key: &MasterKey, aad: &[u8], blob: &[u8]) -> Result<Vec<u8>, SealError> {
+    let (nonce, ciphertext) = blob.split_first_chunk::<12>().ok_or(SealError::Tampered)?;
+    let mut bytes = ciphertext.to_vec();
+    let nonce = Nonce::assume_unique_for_key(*nonce);
+    let plain = key.cipher()?.open_in_place(nonce, Aad::from(aad), &mut bytes);
+    let length = plain.map_err(|_| SealError::Tampered)?.len();
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
 fn random_key() -> Result<Zeroizing<[u8; 32]>, SealError> {
     let mut bytes = Zeroizing::new([0; 32]);
     rand::fill(bytes.as_mut_slice()).map_err(|_| SealError::Library("draw random bytes"))?;
