@@ -237,6 +237,15 @@ impl Journal {
         }
     }
 
+    /// The number of the stream's last durable record, 0 for none.
+    pub fn stream_head(&self, stream: &StreamName) -> Result<u64, ReadError> {
+        let (first, end) = (layout::stream(stream, 0), layout::stream(stream, u64::MAX));
+        let found = self.shared.engine.scan(&first, &end, Direction::Backward, 1)?;
+        let Some((_, bytes)) = found.first() else { return Ok(0) };
+        let entry: StreamEntry = decode(bytes, || format!("the index of {stream}"))?;
+        Ok(entry.last_seq)
+    }
+
     /// Up to about `limit` records of `stream` with numbers above `after_seq`, in order.
     pub fn read(
         &self,

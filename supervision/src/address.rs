@@ -69,7 +69,7 @@ impl<E: Entity> Address<E> {
     /// The address of the entity `id`; `None` when the id is empty, too long or not printable.
     pub fn new(id: &str, owner: OwnerKey, home: Home) -> Option<Self> {
         let stream = StreamName::new(&format!("{}/{id}", E::KIND))?;
-        (!id.is_empty()).then(|| Self { place: Place { stream, owner, home }, kind: PhantomData })
+        (!id.is_empty()).then_some(Self { place: Place { stream, owner, home }, kind: PhantomData })
     }
 
     /// The address a place stands for, if it is of this kind.

@@ -32,8 +32,10 @@ pub(crate) struct Ran {
 /// Answers once its condition on the state holds; `false` until then.
 pub(crate) type Parked<E> = Box<dyn FnMut(&E) -> Option<Release> + Send>;
 
+type Run<E> = Box<dyn FnOnce(&mut Turn<'_, E>) -> Ran + Send>;
+
 pub(crate) enum Job<E: Entity> {
-    Command(Box<dyn FnOnce(&mut Turn<'_, E>) -> Ran + Send>),
+    Command(Run<E>),
     Look(Box<dyn FnOnce(&E) -> Release + Send>),
     Park(Parked<E>),
     /// A reminder fired; its row, to be deleted.

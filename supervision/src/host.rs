@@ -43,6 +43,9 @@ pub(crate) struct Boarding<E: Entity> {
     pub(crate) incarnation: u64,
 }
 
+/// The rows of one append, by family and key; `None` is a deletion.
+type Overlay = HashMap<(&'static str, Vec<u8>), Option<Vec<u8>>>;
+
 pub(crate) struct Seat<E: Entity> {
     directory: Arc<Directory<E>>,
     address: Address<E>,
@@ -53,7 +56,7 @@ pub(crate) struct Seat<E: Entity> {
     /// Everything up to here must be durable before what this state shows may leave.
     ticket: Ticket,
     /// Rows of appends that are not durable yet, for turns that need them.
-    unsynced: VecDeque<(Ticket, HashMap<(&'static str, Vec<u8>), Option<Vec<u8>>>)>,
+    unsynced: VecDeque<(Ticket, Overlay)>,
     parked: Vec<Parked<E>>,
     snapshot_seq: u64,
     snapshot_at: Instant,
@@ -75,7 +78,7 @@ pub(crate) enum ReplayError {
 }
 
 /// What a record's seal is bound to.
-fn seal_context(stream: &StreamName, seq: u64) -> Vec<u8> {
+pub(crate) fn seal_context(stream: &StreamName, seq: u64) -> Vec<u8> {
     [stream.as_str().as_bytes(), &[0], &seq.to_be_bytes()].concat()
 }
 
@@ -213,7 +216,8 @@ impl<E: Entity> Seat<E> {
             },
             Job::Command(run) => {
                 let found = self.find(&needs);
-                let (ran, left) = self.turn(&origin, found, |turn| run(turn));
+                let now = core.clock.now();
+                let (ran, left) = self.turn(now, &origin, found, |turn| run(turn));
                 let figures = self.directory.kind_monitor.command(name);
                 let counter =
                     if ran.refused { &self.monitor.refused } else { &self.monitor.processed };
@@ -223,25 +227,27 @@ impl<E: Entity> Seat<E> {
                 if let Some((_, since)) = *self.monitor.current.lock() {
                     figures.turns.record(since.elapsed());
                 }
-                self.settle(me, name, origin, ran, left, None);
+                self.settle(me, (name, now), origin, ran, left, None);
             }
             Job::Due(row_due) => {
-                let ((), left) = self.turn(&origin, Vec::new(), |turn| E::due(turn));
+                let now = core.clock.now();
+                let ((), left) = self.turn(now, &origin, Vec::new(), |turn| E::due(turn));
                 let ran = Ran { refused: false, outcome: None, release: Box::new(|_| {}) };
-                self.settle(me, name, origin, ran, left, row_due);
+                self.settle(me, (name, now), origin, ran, left, row_due);
             }
         }
     }
 
     fn turn<R>(
         &mut self,
+        now: Timestamp,
         origin: &Origin,
         found: Vec<Found>,
         run: impl FnOnce(&mut Turn<'_, E>) -> R,
     ) -> (R, Left<E>) {
         let core = self.directory.core.clone();
         let given = Given {
-            now: core.clock.now(),
+            now,
             new_id: core.new_id.as_ref(),
             keys: core.journal.keys(),
             origin,
@@ -257,7 +263,8 @@ impl<E: Entity> Seat<E> {
     fn settle(
         &mut self,
         me: &ActorRef<Envelope<E>>,
-        name: &'static str,
+        // The records carry the turn's own time, so that a replay applies them at the same.
+        (name, now): (&'static str, Timestamp),
         origin: Origin,
         ran: Ran,
         left: Left<E>,
@@ -288,7 +295,7 @@ impl<E: Entity> Seat<E> {
             request: origin.request,
             cause: origin.cause,
             command: self.directory.command_name(name),
-            time_ms: core.clock.now().0,
+            time_ms: now.0,
             rows: sealed_rows,
             rider: Box::new(move |outcome| match outcome {
                 Outcome::Durable(first) => {

@@ -242,7 +242,7 @@ where
     ) -> Result<(), ActorProcessingErr> {
         (self.work)().await;
         // The next round is a message after this one's end: rounds never pile up.
-        let _ = me.send_after(self.period, || ());
+        drop(me.send_after(self.period, || ()));
         Ok(())
     }
 }

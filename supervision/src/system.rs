@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use persistence::{Journal, Opened, RowChange, RowKey, RowRange, Shard};
+use persistence::{Journal, Opened, Record, RowChange, RowKey, RowRange, Shard};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::address::Place;
@@ -17,6 +17,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::command::Origin;
 use crate::directory::Directory;
 use crate::entity::{Entity, RowDraft};
+use crate::host::seal_context;
 use crate::idempotency::{Begin, IdempotencyKey, KeysInFlight, OUTCOME_FAMILY, is_over};
 use crate::monitor::{ActorView, KindView};
 use crate::refusal::Refusal;
@@ -294,6 +295,20 @@ impl System {
         let record = self.core.journal.read(&stream, 0, 1).ok()?.into_iter().next()?;
         let (owner, home) = (record.header.owner, record.header.home);
         Some(Place { stream, owner, home })
+    }
+
+    /// A record's payload in clear; `None` when its key was erased or it does not open.
+    pub fn open_record(&self, record: &Record) -> Option<Vec<u8>> {
+        let header = &record.header;
+        let context = seal_context(&header.stream, header.seq);
+        match self.core.journal.keys().open_blob(&context, &record.payload) {
+            Ok(Opened::Plain(payload)) => Some(payload),
+            Ok(Opened::Erased) => None,
+            Err(error) => {
+                tracing::error!(position = %header.position, %error, "a record does not open");
+                None
+            }
+        }
     }
 
     /// Passivates what is idle, over all kinds.

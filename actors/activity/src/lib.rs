@@ -1,0 +1,18 @@
+//! The action chain's views and proofs.
+//!
+//! A tenant's actions are its chain of journal records, read as actions: nothing is stored twice,
+//! and what a list shows is what [`Activity::verify`] verifies. What a record of some kind means
+//! is told by the crate that owns the kind, through [`Describers`].
+
+mod activity;
+mod cursor;
+mod describe;
+mod view;
+
+pub use activity::{
+    Activity, COUNTED_RECORDS_MAX, Filter, GET_RECORDS_MAX, GET_STEPS_MAX, LIST_RECORDS_MAX,
+    PER_PAGE_DEFAULT, PER_PAGE_MAX,
+};
+pub use cursor::{ChainCursor, CursorError};
+pub use describe::{ActionItem, ActionStatus, ActionType, Describe, Describers};
+pub use view::{Action, ActionDetail, ActionPage, Verification};

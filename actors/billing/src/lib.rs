@@ -1,0 +1,17 @@
+//! Wallets: ledger, holds, grants, plans.
+//!
+//! A tenant has one [`wallet`]. Whatever spends goes through it and through nothing else, so that
+//! its books balance by themselves. [`numbers`] hands out integer ids, [`plans`] is the catalogue;
+//! [`sign_up`] makes a person a user with a tenant and a wallet.
+
+pub mod numbers;
+pub mod plans;
+pub mod sign_up;
+pub mod wallet;
+
+use supervision::system::SystemBuilder;
+
+/// Registers this crate's kinds.
+pub fn register(builder: SystemBuilder) -> SystemBuilder {
+    builder.kind::<wallet::Wallet>().kind::<numbers::Numbers>().kind::<sign_up::SignUp>()
+}

@@ -1,0 +1,64 @@
+//! Who somebody is: claims on what must be unique, users, tenants, sessions, and the tokens that
+//! stand for them.
+//!
+//! [`claim`], [`user`], [`tenant`], [`session`] and [`signing`] are the kinds of actors;
+//! [`service::Identity`] is what the gateway and the other crates call. Below them are the pure
+//! parts: [`password`], [`refresh`], [`signing_keys`], [`token`] and [`token_cache`].
+
+pub mod claim;
+pub mod login;
+pub mod operator;
+pub mod password;
+pub mod refresh;
+pub mod service;
+pub mod session;
+pub mod signing;
+pub mod signing_keys;
+pub mod tenant;
+pub mod throttle;
+pub mod token;
+pub mod token_cache;
+pub mod user;
+
+use std::sync::Arc;
+
+use supervision::system::SystemBuilder;
+use supervision::{Address, Class, Entity, Home, OwnerKey, Refusal, Timestamp};
+
+pub use service::{Identity, IdentitySettings};
+
+/// Registers the kinds, and the ports that this crate and those to its right use: [`Identity`],
+/// [`claim::ClaimKey`], [`token_cache::Epochs`] and [`signing::SigningKeys`].
+pub fn register(builder: SystemBuilder, identity: &Arc<Identity>) -> SystemBuilder {
+    builder
+        .kind::<claim::Claim>()
+        .kind::<user::User>()
+        .kind::<tenant::Tenant>()
+        .kind::<session::Session>()
+        .kind::<signing::SigningKeyRing>()
+        .port(identity.clone())
+        .port(identity.claim_key().clone())
+        .port(identity.epochs().clone())
+        .port(identity.signing_keys().clone())
+}
+
+/// The address of an entity whose id is made of an id's text or of digits, so that it always fits.
+fn address<E: Entity>(id: &str, owner: OwnerKey, home: Home) -> Address<E> {
+    Address::new(id, owner, home).unwrap_or_else(|| panic!("{id:?} is no id of a {}", E::KIND))
+}
+
+/// The time as tokens and families count it: ms since 1970, none before.
+fn unix_ms(at: Timestamp) -> u64 {
+    at.0.max(0) as u64
+}
+
+/// 500: what must work did not. `what` is for the log; the caller learns nothing of it.
+fn internal(what: &str) -> Refusal {
+    tracing::error!(what, "identity failed");
+    Refusal::new(Class::Crashed, "internal_error", "this could not be done; it was noted")
+}
+
+/// 401: the one answer to every token that is not good.
+fn invalid_token() -> Refusal {
+    Refusal::new(Class::Unauthenticated, "invalid_token", "this token is not valid; log in again")
+}

@@ -1,0 +1,126 @@
+//! What happens to a user, command by command.
+
+use supervision::testkit::Given;
+
+use super::*;
+
+const ADA: UserId = UserId(7);
+const HOME: TenantId = TenantId(7);
+const OTHER: TenantId = TenantId(8);
+
+fn membership(role: &str) -> Membership {
+    Membership { role: role.to_owned(), scopes: Scopes::all() }
+}
+
+fn hash(text: &str) -> PasswordHash {
+    text.to_owned().into()
+}
+
+fn create(email: &str) -> Create {
+    Create {
+        id: ADA,
+        home: HOME,
+        membership: membership("owner"),
+        email: email.to_owned(),
+        name: Some("Ada".to_owned()),
+        password: Some(hash("first")),
+        auth_method: AuthMethod::Password,
+        email_verified: false,
+        attributes: JsonBytes::default(),
+    }
+}
+
+fn ada() -> Given<User> {
+    Given::nothing().when(create("ada@example.test")).then()
+}
+
+fn epochs(given: &Given<User>) -> (u64, u64) {
+    (given.state().epoch, given.state().sessions_from)
+}
+
+#[test]
+fn creation_is_repeatable_by_its_id_and_shows_nothing_personal() {
+    let then = Given::<User>::nothing().when(create("ada@example.test"));
+    let shown = format!("{:?} {:?} {}", then.events, then.given.state(), "");
+    let observed = then.given.state().observe().to_string();
+    assert!(!shown.contains("ada@") && !shown.contains("first") && !observed.contains("Ada"));
+    let then = then.given.when(create("ada@example.test"));
+    assert_eq!((then.outcome.is_ok(), then.events.len()), (true, 0));
+    let (code, given) = then.given.when(create("eve@example.test")).refused();
+    assert_eq!(code, "already_exists");
+    let attributes = &given.state().profile.as_ref().unwrap().attributes;
+    assert_eq!(attributes.as_str(), "{}");
+    let account = given.state().account(None).unwrap();
+    let opened = account.email.open(given.keys(), EMAIL_LABEL);
+    assert_eq!(opened.as_deref(), Some("ada@example.test"));
+    assert_eq!(account.membership, Some((HOME, membership("owner"))));
+    assert!(given.state().account(Some(OTHER)).unwrap().membership.is_none());
+}
+
+#[test]
+fn nobody_is_changed_who_does_not_exist() {
+    let given = Given::<User>::nothing;
+    assert_eq!(given().when(BumpEpoch {}).refused().0, "not_found");
+    assert_eq!(given().when(SetActive { active: false }).refused().0, "not_found");
+    assert_eq!(given().when(RemoveMembership { tenant: HOME }).refused().0, "not_found");
+    assert!(given().state().account(None).is_none());
+}
+
+#[test]
+fn what_makes_tokens_wrong_raises_the_epoch_and_tells_the_map() {
+    let given = ada();
+    assert_eq!(epochs(&given), (0, 0));
+    let add = |role| AddMembership { tenant: OTHER, membership: membership(role) };
+    let (epoch, given) = given.when(add("guest")).reply();
+    assert_eq!((epoch, epochs(&given)), (0, (0, 0)), "a new membership makes no token wrong");
+    let then = given.when(add("admin"));
+    let raised = |epoch| vec![UserEffect::RaiseEpoch { user: ADA, epoch }];
+    assert_eq!(then.effects, raised(1));
+    assert_eq!(epochs(&then.given), (1, 0), "another role ends no session");
+    let then = then.given.when(add("admin"));
+    assert!(then.events.is_empty() && then.effects.is_empty());
+    let then = then.given.when(RemoveMembership { tenant: OTHER });
+    assert_eq!((then.effects.clone(), epochs(&then.given)), (raised(2), (2, 0)));
+    let then = then.given.when(SetActive { active: false });
+    assert_eq!((then.effects.clone(), epochs(&then.given)), (raised(3), (3, 3)));
+    assert!(!then.given.state().account(None).unwrap().active);
+    let then = then.given.when(SetActive { active: false });
+    assert!(then.events.is_empty());
+    let then = then.given.when(BumpEpoch {});
+    assert_eq!((then.effects.clone(), epochs(&then.given)), (raised(4), (4, 4)));
+}
+
+#[test]
+fn a_password_changes_only_from_the_one_that_was_compared() {
+    let change =
+        |from: &str, to: &str| ChangePassword { password: hash(to), replaces: Some(hash(from)) };
+    let (epoch, given) = ada().when(change("first", "second")).reply();
+    assert_eq!((epoch, epochs(&given)), (1, (1, 1)));
+    let (code, given) = given.when(change("first", "third")).refused();
+    assert_eq!(code, "password_changed");
+    let renew = RenewHash { replaces: hash("second"), password: hash("same, stronger") };
+    let given = given.when(renew).then();
+    assert_eq!(epochs(&given), (1, 1));
+    let reset = ChangePassword { password: hash("reset"), replaces: None };
+    let (epoch, given) = given.when(reset).reply();
+    assert_eq!(epoch, 2);
+    assert_eq!(given.state().account(None).unwrap().password, Some(hash("reset")));
+}
+
+#[test]
+fn memberships_are_bounded_and_the_rest_may_be_repeated() {
+    let mut given = ada().when(VerifyEmail {}).then();
+    assert!(given.state().profile.as_ref().unwrap().email_verified);
+    for number in 1..MEMBERSHIPS_MAX as u128 {
+        let tenant = TenantId(100 + number);
+        given = given.when(AddMembership { tenant, membership: membership("user") }).then();
+    }
+    let one_more = AddMembership { tenant: OTHER, membership: membership("user") };
+    let (code, given) = given.when(one_more).refused();
+    assert_eq!(code, "too_many_memberships");
+    let attributes = JsonBytes::from(json!({"team": "red"}));
+    let given = given.when(SetAttributes { attributes: attributes.clone() }).then();
+    let then = given.when(SetAttributes { attributes });
+    assert!(then.events.is_empty());
+    assert!(then.given.when(VerifyEmail {}).events.is_empty());
+}

@@ -1,0 +1,177 @@
+//! Every event that was ever written stays readable: each is read from the bytes in
+//! `testdata/events`, and written as those bytes again while its version is the present one.
+#![expect(clippy::unwrap_used, reason = "a check that cannot set itself up has failed")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use data_encoding::HEXLOWER;
+use identity::claim::{self, Claim, ClaimEvent, ClaimTarget};
+use identity::refresh::{EndReason, TokenHash};
+use identity::session::{self, Session, SessionEvent};
+use identity::signing::{self, SigningEvent, SigningKeyRing};
+use identity::tenant::{self, Tenant, TenantEvent};
+use identity::user::{self, AuthMethod, Membership, User, UserEvent};
+use persistence::codec;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use supervision::{Entity, Event, Timestamp};
+use types::{JsonBytes, Personal, Scopes, SessionId, TenantId, UserId};
+
+const USER: UserId = UserId(0x0190_0000_0000_7000_8000_0000_0000_0001);
+const TENANT: TenantId = TenantId(0x0190_0000_0000_7000_8000_0000_0000_0002);
+const SESSION: SessionId = SessionId(0x0190_0000_0000_7000_8000_0000_0000_0003);
+
+fn read<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+/// A sealed field, as it is stored; what it seals does not matter here.
+fn personal(byte: u8) -> Personal {
+    codec::decode(&codec::encode(&vec![byte; 40]).unwrap()).unwrap()
+}
+
+fn token_hash() -> TokenHash {
+    read(json!(vec![7; 32]))
+}
+
+fn check<E: Entity>(samples: Vec<E::Event>)
+where
+    E::Event: PartialEq,
+{
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/events");
+    let mut shown = BTreeSet::new();
+    for sample in &samples {
+        let (name, version) = (sample.name(), sample.version());
+        shown.insert((name, version));
+        let file = folder.join(format!("{}.{name}.{version}.hex", E::KIND));
+        let written = HEXLOWER.encode(&sample.encode().unwrap());
+        let Ok(golden) = std::fs::read_to_string(&file) else {
+            panic!("{} is missing; today it is\n{written}", file.display());
+        };
+        assert_eq!(written, golden.trim_end(), "{} {name} {version}", E::KIND);
+        let bytes = HEXLOWER.decode(golden.trim_end().as_bytes()).unwrap();
+        assert_eq!(E::Event::decode(name, version, &bytes).unwrap(), *sample);
+    }
+    let catalogue = BTreeSet::from_iter(E::Event::catalogue().iter().copied());
+    assert_eq!(shown, catalogue, "every event of {} has its file", E::KIND);
+    // What was recorded is never refused, even by an entity that knows of nothing before.
+    let mut entity = E::default();
+    for sample in &samples {
+        entity.apply(sample, Timestamp(1));
+    }
+    for sample in samples.iter().rev() {
+        E::default().apply(sample, Timestamp(1));
+    }
+    let stored = codec::encode(&entity).unwrap();
+    let restored: E = codec::decode(&stored).unwrap();
+    assert_eq!(codec::encode(&restored).unwrap(), stored, "the state is stored and read back");
+}
+
+#[test]
+fn claims() {
+    let (holder, until) = (USER.0, Timestamp(1_767_225_660_000));
+    let target = ClaimTarget { user: USER, tenant: TENANT };
+    check::<Claim>(vec![
+        ClaimEvent::Reserved(claim::Reserved { holder, until }),
+        ClaimEvent::Lapsed(claim::Lapsed { holder }),
+        ClaimEvent::Released(claim::Released { holder }),
+        ClaimEvent::Retired(claim::Retired { holder }),
+        ClaimEvent::Confirmed(claim::Confirmed { holder, target }),
+    ]);
+}
+
+#[test]
+fn users() {
+    let membership = Membership {
+        role: "owner".to_owned(),
+        scopes: Scopes::from_iter(["wallet:spend", "apps.*"]),
+    };
+    let attributes = JsonBytes::from(json!({"team": "red"}));
+    let created = user::Created {
+        id: USER,
+        home: TENANT,
+        membership: membership.clone(),
+        email: personal(1),
+        name: Some(personal(2)),
+        password: Some("$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA".to_owned().into()),
+        auth_method: AuthMethod::Password,
+        email_verified: false,
+        attributes: attributes.clone(),
+    };
+    let password = created.password.clone().unwrap();
+    check::<User>(vec![
+        UserEvent::Created(created),
+        UserEvent::EmailVerified(user::EmailVerified {}),
+        UserEvent::PasswordChanged(user::PasswordChanged { password: password.clone() }),
+        UserEvent::PasswordRehashed(user::PasswordRehashed { password }),
+        UserEvent::MembershipSet(user::MembershipSet { tenant: TenantId(9), membership }),
+        UserEvent::MembershipRemoved(user::MembershipRemoved { tenant: TENANT }),
+        UserEvent::AttributesSet(user::AttributesSet { attributes }),
+        UserEvent::ActiveSet(user::ActiveSet { active: false }),
+        UserEvent::TokensRevoked(user::TokensRevoked {}),
+    ]);
+}
+
+#[test]
+fn tenants() {
+    let created = tenant::Created {
+        id: TENANT,
+        name: "Acme".to_owned(),
+        owner: USER,
+        owner_role: "owner".to_owned(),
+        direct: true,
+    };
+    let settings = JsonBytes::from(json!({"features": {}}));
+    let role = "admin".to_owned();
+    check::<Tenant>(vec![
+        TenantEvent::Created(created),
+        TenantEvent::Updated(tenant::Updated { name: "Acme & Co".to_owned(), settings }),
+        TenantEvent::MemberSet(tenant::MemberSet { user: UserId(9), role }),
+        TenantEvent::MemberRemoved(tenant::MemberRemoved { user: USER }),
+        TenantEvent::ActiveSet(tenant::ActiveSet { active: false }),
+        TenantEvent::TokensRevoked(tenant::TokensRevoked {}),
+    ]);
+}
+
+#[test]
+fn sessions() {
+    let at_ms = 1_767_225_600_000;
+    let opened = session::Opened {
+        session: SESSION,
+        user: USER,
+        tenant: TENANT,
+        user_epoch: 3,
+        device: Some(personal(3)),
+        secret: read(json!(vec![5; 32])),
+        at_ms,
+    };
+    let ended = |reason| SessionEvent::Ended(session::Ended { at_ms, reason });
+    check::<Session>(vec![
+        SessionEvent::Opened(opened),
+        SessionEvent::Refreshed(session::Refreshed { at_ms, successor: token_hash() }),
+        ended(EndReason::Expired),
+    ]);
+    // The reasons are stored by their order.
+    let bytes = |reason| ended(reason).encode().unwrap().pop().unwrap();
+    let reasons = [EndReason::Reuse, EndReason::Revoked, EndReason::Expired];
+    assert_eq!(reasons.map(bytes), [0, 1, 2]);
+}
+
+#[test]
+fn signing_keys() {
+    let key = |algorithm: &str, byte: u8| {
+        json!({
+            "algorithm": algorithm, "created_at_ms": 1_767_225_600_000_u64,
+            "private_key": [byte, byte, byte],
+        })
+    };
+    let set = json!({
+        "next": key("RS256", 1), "current": key("EdDSA", 2),
+        "previous": [{"key": key("RS256", 3), "kept_until_ms": 1_767_312_060_000_u64}],
+    });
+    check::<SigningKeyRing>(vec![
+        SigningEvent::Installed(signing::Installed { set: read(set.clone()) }),
+        SigningEvent::Rotated(signing::Rotated { set: read(set) }),
+    ]);
+}

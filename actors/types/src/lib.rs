@@ -1,0 +1,23 @@
+//! The vocabulary of every other crate: ids, owners, money, callers, JSON bytes, personal fields,
+//! times and pages. Values only; nothing here does anything.
+
+mod caller;
+mod id;
+mod json;
+mod money;
+mod owner;
+mod page;
+mod personal;
+mod time;
+
+pub use caller::{Caller, CallerKind, Scopes};
+pub use id::{
+    ActionId, AppId, BatchId, CallId, GrantId, HoldId, IdError, KeyIdentifier, RequestId,
+    SessionId, TenantId, TransactionId, UserId, base32,
+};
+pub use json::{JsonBytes, JsonError};
+pub use money::{AMOUNT_MAX, Amount, Credits, MoneyError, SharePercent};
+pub use owner::{OwnerClass, home_of, owner_of_app, owner_of_tenant, owner_of_user, platform};
+pub use page::{CURSOR_BYTES_MAX, Cursor, CursorError, Page};
+pub use personal::Personal;
+pub use time::{parse_rfc3339, rfc3339};

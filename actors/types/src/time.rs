@@ -1,0 +1,42 @@
+//! Times as texts: RFC 3339 in UTC, with milliseconds.
+
+use jiff::fmt::temporal::DateTimePrinter;
+use supervision::Timestamp;
+
+const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
+
+/// The time as RFC 3339 writes it, `2026-01-31T09:05:00.000Z`. A time beyond the years that can be
+/// written is the nearest that can.
+pub fn rfc3339(at: Timestamp) -> String {
+    let limits = jiff::Timestamp::MIN.as_millisecond()..=jiff::Timestamp::MAX.as_millisecond();
+    let ms = at.0.clamp(*limits.start(), *limits.end());
+    let time = jiff::Timestamp::from_millisecond(ms).unwrap_or_default();
+    PRINTER.timestamp_to_string(&time)
+}
+
+/// Reads an RFC 3339 time of any offset; what is finer than a millisecond is cut off.
+pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
+    let time: jiff::Timestamp = text.parse().ok()?;
+    Some(Timestamp(time.as_millisecond()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_written_with_milliseconds_and_read_at_any_offset() {
+        let at = Timestamp(1_769_850_300_120);
+        assert_eq!(rfc3339(at), "2026-01-31T09:05:00.120Z");
+        assert_eq!(parse_rfc3339(&rfc3339(at)), Some(at));
+        assert_eq!(parse_rfc3339("2026-01-31T10:05:00.1204+01:00"), Some(at));
+        assert_eq!(parse_rfc3339("2026-01-31"), None);
+    }
+
+    #[test]
+    fn any_number_is_some_time() {
+        for ms in [i64::MIN, -1, 0, i64::MAX] {
+            assert!(rfc3339(Timestamp(ms)).ends_with('Z'));
+        }
+    }
+}
