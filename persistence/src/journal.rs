@@ -387,6 +387,31 @@ impl Journal {
         Ok(before.first().map_or(1, |(key, _)| layout::first_pos_of(key)))
     }
 
+    /// Every home that has a chain, a page at a time: those after `after`.
+    pub fn homes(&self, after: Option<Home>, limit: usize) -> Result<Vec<Home>, ReadError> {
+        let start = after.map_or(b"h".to_vec(), |home| {
+            [layout::chain_head(home).as_slice(), &[0]].concat()
+        });
+        let pairs = self.shared.engine.scan(&start, b"i", Direction::Forward, limit)?;
+        let home = |key: &[u8]| key.last_chunk::<16>().map(|id| Home(u128::from_be_bytes(*id)));
+        Ok(pairs.iter().filter_map(|(key, _)| home(key)).collect())
+    }
+
+    /// The name of the first stream of `kind` after the stream `after`.
+    pub fn next_stream(
+        &self,
+        kind: &str,
+        after: Option<&StreamName>,
+    ) -> Result<Option<StreamName>, ReadError> {
+        let prefix = [b"s", kind.as_bytes(), b"/"].concat();
+        let start = after.map_or(prefix.clone(), |stream| layout::stream(stream, u64::MAX));
+        let end = layout::successor(&prefix);
+        let found = self.shared.engine.scan(&start, &end, Direction::Forward, 1)?;
+        let Some((key, _)) = found.first() else { return Ok(None) };
+        let name = key.get(1..key.len().saturating_sub(9)).unwrap_or_default();
+        Ok(std::str::from_utf8(name).ok().and_then(StreamName::new))
+    }
+
     /// How far the home's chain has come.
     pub fn chain_head(&self, home: Home) -> Result<ChainHead, ReadError> {
         match self.shared.engine.get(&layout::chain_head(home))? {

@@ -292,6 +292,12 @@ impl<E: Entity> Directory<E> {
         true
     }
 
+    /// The entity as its durable records give it, without activating it.
+    pub fn replay(&self, place: &Place) -> Result<E, Refusal> {
+        let replayed = replay(self, place, None);
+        replayed.map(|(entity, _)| entity).map_err(|error| Refusal::quarantined(&error.to_string()))
+    }
+
     /// How many are live.
     pub fn live_count(&self) -> usize {
         self.slots.lock().len()

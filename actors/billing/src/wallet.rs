@@ -39,7 +39,7 @@ pub use holds::{
     Capture, DRAWN_MAX, Ended, HOLD_TTL_MS_MAX, HOLD_TTL_MS_MIN, HoldView, PlaceHold, Placed,
     Release, SETTLE_ITEMS_MAX, Settle, SettleItem, Settlement,
 };
-pub use ledger::{
+pub use ledger::{ledger_sum, 
     LEDGER_FAMILY, LedgerEntry, LedgerLine, NumberLedger, NumberRange, Reason, history,
 };
 use ledger::{line_count, line_rows};
@@ -493,6 +493,23 @@ impl Wallet {
     /// The sum of the ledger.
     fn sum(&self) -> i64 {
         total(&self.available) + total(&self.locked) + self.held - self.owed
+    }
+
+    /// Checks the books against `ledger_sum`, the sum of the ledger's lines; says what is wrong.
+    pub fn check_books(&self, ledger_sum: i64) -> Result<(), String> {
+        let held: i64 = self.holds.values().map(|hold| total(&hold.slices)).sum();
+        let amounts = self.available.values().chain(self.locked.values());
+        let lowest = amounts.copied().chain([self.held, self.owed]).min().unwrap_or(0);
+        if held != self.held {
+            return Err(format!("the open holds hold {held}, the books say {}", self.held));
+        }
+        if lowest < 0 {
+            return Err(format!("an account stands at {lowest}"));
+        }
+        if ledger_sum != self.sum() {
+            return Err(format!("the ledger sums to {ledger_sum}, the balance is {}", self.sum()));
+        }
+        Ok(())
     }
 
     /// What the wallet has at `now`.

@@ -225,6 +225,33 @@ impl Handle<NumberLedger> for Wallet {
     }
 }
 
+/// How many lines one step of [`ledger_sum`] reads.
+const SUM_STEP: usize = 10_000;
+
+/// The sum of all lines of a tenant's ledger.
+pub fn ledger_sum(system: &System, tenant: TenantId) -> Result<i64, String> {
+    let (mut after, mut sum) = (None, 0);
+    loop {
+        let range = RowRange {
+            shard: wallet_address(tenant).place().shard(),
+            family: LEDGER_FAMILY,
+            prefix: tenant.0.to_be_bytes().to_vec(),
+            after,
+            newest_first: false,
+            limit: SUM_STEP,
+        };
+        let rows = system.rows(&range);
+        for (_, value) in &rows {
+            let line: LedgerLine = codec::decode(value).map_err(|error| error.to_string())?;
+            sum += line.amount;
+        }
+        after = rows.last().map(|(key, _)| key.clone());
+        if rows.len() < SUM_STEP {
+            return Ok(sum);
+        }
+    }
+}
+
 /// A page of a tenant's ledger, the newest line first.
 pub async fn history(
     system: &System,

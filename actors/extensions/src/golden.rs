@@ -1,0 +1,108 @@
+//! What was stored once is read for ever: a file for each event, row and state of each version
+//! that was ever written, as hexadecimal bytes.
+//!
+//! A file that is missing is written by running these tests with `WRITE_FIXTURES=1`; one that
+//! differs is a change of the stored format, and needs a new version.
+
+use std::path::PathBuf;
+
+use data_encoding::HEXLOWER;
+use persistence::codec;
+use serde_json::json;
+use supervision::{Entity, Event, Timestamp};
+use types::{AppId, CallId, HoldId, JsonBytes, SharePercent, TenantId, UserId};
+
+use crate::session::*;
+
+fn check(name: &str, bytes: &[u8]) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("testdata/{name}.hex"));
+    if !path.exists() && std::env::var_os("WRITE_FIXTURES").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, HEXLOWER.encode(bytes) + "\n").unwrap();
+    }
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|_| panic!("no {}", path.display()));
+    let stored = HEXLOWER.decode(text.trim().as_bytes()).unwrap();
+    assert_eq!(stored, bytes, "{name} is stored otherwise than it was");
+}
+
+fn document() -> StoredDocument {
+    StoredDocument {
+        version: 2,
+        created_at: Timestamp(1_767_225_600_000),
+        updated_at: Timestamp(1_767_225_660_000),
+        data: JsonBytes::from(json!({"title": "Emma", "pages": 474})),
+    }
+}
+
+fn item(index: u32, action: Action, error_code: Option<&str>) -> RanItem {
+    let succeeded = error_code.is_none();
+    RanItem {
+        index,
+        function: "add_book".to_owned(),
+        action,
+        succeeded,
+        price: if succeeded { 2 } else { 0 },
+        fee: i64::from(succeeded),
+        error_code: error_code.map(str::to_owned),
+        duration_us: 300,
+    }
+}
+
+fn samples() -> Vec<SessionEvent> {
+    let id = CallId(0x0190_1234_5678_7abc_8def_0123_4567_89ab);
+    let write = |id, document| DocumentWrite { kind: "book".to_owned(), id, document };
+    vec![
+        SessionEvent::Ran(Ran {
+            id,
+            scope: Scope {
+                tenant: TenantId(7),
+                user: UserId(8),
+                app: AppId::new("shelf").unwrap(),
+            },
+            app_version: "1.0.0".to_owned(),
+            items: vec![
+                item(0, Action::Read, None),
+                item(1, Action::Write, Some("step_failed")),
+                item(2, Action::Destructive, None),
+            ],
+            writes: vec![write(1, Some(document())), write(2, None)],
+            hold: Some(HoldId(9)),
+            share: SharePercent::new(70).unwrap(),
+        }),
+        SessionEvent::Settled(Settled { id, charged: 0, refused: Some("hold_expired".to_owned()) }),
+    ]
+}
+
+#[test]
+fn every_event_is_stored_as_it_always_was() {
+    let samples = samples();
+    let stored: Vec<_> = samples.iter().map(|event| (event.name(), event.version())).collect();
+    assert_eq!(stored, SessionEvent::catalogue(), "a sample for each event");
+    for event in samples {
+        let (name, version) = (event.name(), event.version());
+        let bytes = event.encode().unwrap();
+        check(&format!("events/{name}.{version}"), &bytes);
+        assert_eq!(SessionEvent::decode(name, version, &bytes).unwrap(), event);
+    }
+}
+
+#[test]
+fn rows_and_states_are_stored_as_they_always_were() {
+    check("rows/document", &codec::encode(&document()).unwrap());
+    let mut session = ExtensionSession::default();
+    session.apply(&samples()[0], Timestamp(1_767_225_600_000));
+    let bytes = codec::encode(&session).unwrap();
+    check(&format!("states/extension_session.{}", ExtensionSession::SNAPSHOT_VERSION), &bytes);
+    let read: ExtensionSession = codec::decode(&bytes).unwrap();
+    assert_eq!(codec::encode(&read).unwrap(), bytes);
+}
+
+#[test]
+fn each_call_of_a_run_is_an_action() {
+    let event = &samples()[0];
+    let actions = crate::describe("ran", 1, &event.encode().unwrap());
+    let told: Vec<_> = actions.iter().map(|it| (it.index, it.price, it.error.clone())).collect();
+    assert_eq!(told, [(0, 3, None), (1, 0, Some("step_failed".to_owned())), (2, 3, None)]);
+    assert!(crate::describe("settled", 1, &samples()[1].encode().unwrap()).is_empty());
+    assert!(crate::describe("ran", 9, &[]).is_empty());
+}

@@ -1,0 +1,35 @@
+//! Extensions: apps that users call, and what a call is made of.
+//!
+//! Reading order, which is the way of a call: [`runtime`] authorises and pays, [`catalogue`] knows
+//! the app, [`execute`] runs it over a [`view`] of the documents, [`session`] takes in what came of
+//! it, [`answer`] is what the caller gets. [`built_in`] is for apps that are part of the server;
+//! [`ir`] is the format that all others are written in.
+
+pub mod answer;
+pub mod built_in;
+pub mod catalogue;
+pub mod execute;
+pub mod ir;
+pub mod runtime;
+pub mod session;
+pub mod view;
+
+mod describe;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;
+
+use supervision::system::SystemBuilder;
+
+pub use answer::CallAnswer;
+pub use built_in::{BuiltIn, BuiltInCall};
+pub use catalogue::{Apps, CompiledApp};
+pub use describe::describe;
+pub use runtime::{Call, Extensions, Quote, Request, Settings};
+
+/// Registers this crate's kinds.
+pub fn register(builder: SystemBuilder) -> SystemBuilder {
+    builder.kind::<session::ExtensionSession>()
+}

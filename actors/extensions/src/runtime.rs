@@ -1,0 +1,603 @@
+//! Calls and batches: who may call is checked, the most it can cost is held, the calls run, what
+//! they did is recorded in one turn of their session, and then they are answered.
+//!
+//! Invariants
+//! - An answer leaves once what it tells of is durable.
+//! - A refused request has changed nothing, and what was held for it is released.
+//! - A run whose documents changed under it is run again, alone with that session in this process,
+//!   at most [`ATTEMPTS_MAX`] times in all, under the same hold.
+//! - With an idempotency key the outcome is recorded together with what was done.
+//!
+//! Deliberate limits
+//! - No confirmations, no calls between apps, no app hosts yet.
+//! - What a caller may not call refuses the whole batch: nothing of it runs.
+//! - The hold lives [`HOLD_TTL_MS`], so that a process that dies between hold and record gives the
+//!   money back by itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use billing::wallet::{PlaceHold, Release, Wallet, wallet_address};
+use serde::Serialize;
+use serde_json::Value;
+use supervision::idempotency::Ticketed;
+use supervision::{Address, Begin, Class, IdempotencyKey, Origin, Refusal, System};
+use tokio::sync::{RwLock, Semaphore};
+use types::{Amount, AppId, CallId, Caller, HoldId, SharePercent, TenantId, UserId};
+
+use crate::answer::{CallAnswer, Trace};
+use crate::built_in::{BuiltIn, BuiltInCall};
+use crate::catalogue::{Apps, CompiledApp};
+use crate::execute::{Executed, Job, ran_item};
+use crate::ir::{self, ActionType};
+use crate::session::{
+    Action, ApplyRun, BATCH_ITEMS_MAX, DOCUMENTS_CHANGED, DocumentWrite, ExtensionSession, NOBODY,
+    Ran, RanItem, Scope,
+};
+use crate::view::SystemRows;
+
+/// How long the money for a run is held at most, in milliseconds.
+pub const HOLD_TTL_MS: i64 = 120_000;
+/// How often a run is tried whose documents change under it.
+pub const ATTEMPTS_MAX: u32 = 4;
+/// How long a run waits for its turn before it is refused as busy.
+pub const START_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Lanes of sessions: two sessions in one lane wait for each other only after a conflict.
+const LANES: usize = 256;
+
+/// What the operator may set.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The platform's fee for a call that succeeds, in credits.
+    pub platform_price_per_call: i64,
+    /// How long one call may run.
+    pub run_time_max: Duration,
+    /// How many calls or batches run at once.
+    pub runs_at_once: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            platform_price_per_call: 1,
+            run_time_max: Duration::from_secs(2),
+            runs_at_once: cores,
+        }
+    }
+}
+
+/// One call.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The function, or `__panel__` and a panel's id.
+    pub function: String,
+    /// An object, or null for none.
+    pub params: Value,
+}
+
+/// Who calls what. The gateway has checked that the caller may act for the tenant and user.
+pub struct Request {
+    /// Who calls.
+    pub caller: Caller,
+    /// In which tenant: it pays.
+    pub tenant: TenantId,
+    /// For which user: the documents are theirs. Nobody's when a service calls for itself.
+    pub user: Option<UserId>,
+    /// The app's id, as it was given.
+    pub app: String,
+    /// The client's key, if it gave one.
+    pub idempotency: Option<IdempotencyKey>,
+    /// The request, for the records.
+    pub origin: Origin,
+}
+
+/// What a call or batch costs at most.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Quote {
+    /// All calls together, in credits.
+    pub total: i64,
+    /// Each call, in their order.
+    pub calls: Vec<QuotedCall>,
+}
+
+/// What one call costs if it succeeds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct QuotedCall {
+    /// The function.
+    pub function: String,
+    /// The app's price, in credits.
+    pub price: i64,
+    /// The platform's fee, in credits.
+    pub fee: i64,
+}
+
+/// The runtime. A port.
+pub struct Extensions {
+    settings: Settings,
+    apps: Arc<Apps>,
+    built_in: Vec<Arc<dyn BuiltIn>>,
+    runs: Arc<Semaphore>,
+    lanes: Vec<RwLock<()>>,
+}
+
+impl Extensions {
+    /// A runtime for the apps of a catalogue and for those that are built in.
+    pub fn new(settings: Settings, apps: Arc<Apps>, built_in: Vec<Arc<dyn BuiltIn>>) -> Arc<Self> {
+        let runs = Arc::new(Semaphore::new(settings.runs_at_once.max(1)));
+        let lanes = std::iter::repeat_with(RwLock::default).take(LANES).collect();
+        Arc::new(Self { settings, apps, built_in, runs, lanes })
+    }
+
+    /// The catalogue.
+    pub fn apps(&self) -> &Arc<Apps> {
+        &self.apps
+    }
+
+    /// Whether an app is part of the server.
+    pub fn is_built_in(&self, app: &str) -> bool {
+        self.built_in(app).is_some()
+    }
+
+    /// Calls one function. A function that failed is an answer; refused are 402 (balance, price and
+    /// limit in its facts), 403, 404 for an app that is not there for this caller, 409
+    /// `not_deployed`, and 503.
+    pub async fn call(
+        &self,
+        system: &Arc<System>,
+        request: Request,
+        call: Call,
+    ) -> Result<CallAnswer, Refusal> {
+        let answers = self.run(system, request, vec![call], Shape::Single).await?;
+        answers.into_iter().next().ok_or_else(Refusal::crashed)
+    }
+
+    /// Calls functions one after the other, each seeing what those before it wrote; answers in
+    /// their order. Refused as [`Extensions::call`], and with 422 beyond [`BATCH_ITEMS_MAX`].
+    pub async fn batch(
+        &self,
+        system: &Arc<System>,
+        request: Request,
+        calls: Vec<Call>,
+    ) -> Result<Vec<CallAnswer>, Refusal> {
+        check_count(&calls)?;
+        if calls.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.run(system, request, calls, Shape::List).await
+    }
+
+    /// What calls would cost. Nothing is held and nothing runs.
+    pub async fn quote(
+        &self,
+        system: &Arc<System>,
+        request: &Request,
+        calls: &[Call],
+    ) -> Result<Quote, Refusal> {
+        check_count(calls)?;
+        if let Some(app) = self.built_in(&request.app) {
+            authorise(&request.caller, app.id(), calls, |name| app.action_type(name))?;
+            let free =
+                |call: &Call| QuotedCall { function: call.function.clone(), price: 0, fee: 0 };
+            return Ok(Quote { total: 0, calls: calls.iter().map(free).collect() });
+        }
+        let (app, ir) = self.admit(system, request, calls).await?;
+        Ok(self.price(&app, &ir, calls))
+    }
+
+    async fn run(
+        &self,
+        system: &Arc<System>,
+        request: Request,
+        calls: Vec<Call>,
+        shape: Shape,
+    ) -> Result<Vec<CallAnswer>, Refusal> {
+        if let Some(app) = self.built_in(&request.app) {
+            return run_built_in(system, app.as_ref(), request, &calls, shape).await;
+        }
+        let (app, ir) = self.admit(system, &request, &calls).await?;
+        let scope = scope_of(&request, app.id.clone());
+        let address = scope.address();
+        let ticket = match begin(system, &address, request.idempotency.as_ref()).await? {
+            Begun::Recorded(answers) => return Ok(answers),
+            Begun::New(ticket) => ticket,
+        };
+        let quote = self.price(&app, &ir, &calls);
+        let id = CallId(system.new_id());
+        let hold = Hold::place(system, &request, id, &quote, &app.id).await?;
+        let flight = Flight { id, scope, address, app, ir, calls: Arc::new(calls), shape };
+        self.fly(system, &request, flight, hold, ticket).await
+    }
+
+    /// Runs until it is recorded, or tried too often.
+    async fn fly(
+        &self,
+        system: &Arc<System>,
+        request: &Request,
+        flight: Flight,
+        mut hold: Hold,
+        mut ticket: Option<Ticketed>,
+    ) -> Result<Vec<CallAnswer>, Refusal> {
+        let lane = &self.lanes[lane_of(&flight.scope)];
+        let mut refused = Refusal::busy();
+        for attempt in 0..ATTEMPTS_MAX {
+            if attempt > 0 {
+                // The key was given back with the refusal: somebody may have been quicker.
+                match begin(system, &flight.address, request.idempotency.as_ref()).await? {
+                    Begun::Recorded(answers) => return Ok(answers),
+                    Begun::New(again) => ticket = again,
+                }
+            }
+            // After a conflict it runs alone.
+            let (_shared, _alone) = match attempt {
+                0 => (Some(lane.read().await), None),
+                _ => (None, Some(lane.write().await)),
+            };
+            let executed = self.execute(system, request, &flight).await?;
+            let Executed { items, mut answers, reads, writes } = executed;
+            let body = ticket.as_ref().map(|_| flight.shape.render(&answers));
+            let ran = flight.ran(&items, writes, hold.id);
+            let command = ApplyRun { ran, reads };
+            let outcome = apply(
+                system,
+                &flight.address,
+                command,
+                &request.origin,
+                ticket.take().zip(body),
+                &mut hold,
+            );
+            match outcome.await {
+                Ok(()) => {
+                    trace(&mut answers, flight.id, items);
+                    return Ok(answers);
+                }
+                Err(refusal) if refusal.code == DOCUMENTS_CHANGED => refused = refusal,
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Err(refused)
+    }
+
+    async fn execute(
+        &self,
+        system: &Arc<System>,
+        request: &Request,
+        flight: &Flight,
+    ) -> Result<Executed, Refusal> {
+        let waited = tokio::time::timeout(START_WAIT_MAX, self.runs.clone().acquire_owned());
+        let Ok(Ok(permit)) = waited.await else { return Err(Refusal::busy()) };
+        let job = Job {
+            app: Arc::clone(&flight.app),
+            ir: Arc::clone(&flight.ir),
+            calls: Arc::clone(&flight.calls),
+            scope: flight.scope.clone(),
+            rows: SystemRows::new(system, &flight.scope),
+            scopes: request.caller.scopes.as_slice().into(),
+            fee: self.settings.platform_price_per_call,
+            run_time_max: self.settings.run_time_max,
+            now: system.clock().now(),
+        };
+        let run = tokio::task::spawn_blocking(move || {
+            let executed = job.execute();
+            drop(permit);
+            executed
+        });
+        run.await.map_err(|_| Refusal::crashed())
+    }
+
+    /// The app, if it is there for this caller, deployed, and the scopes cover the calls.
+    async fn admit(
+        &self,
+        system: &Arc<System>,
+        request: &Request,
+        calls: &[Call],
+    ) -> Result<(Arc<CompiledApp>, Arc<ir::App>), Refusal> {
+        let missing = || Refusal::not_found("app");
+        let id = AppId::new(&request.app).map_err(|_| missing())?;
+        let app = self.apps.find(system, &id, &request.origin).await?;
+        if !app.is_visible_to(request.tenant, request.user) {
+            return Err(missing());
+        }
+        let Some(ir) = app.ir.clone() else {
+            let message = "no version of this app is deployed yet";
+            return Err(Refusal::conflict("not_deployed", message));
+        };
+        authorise(&request.caller, id.as_str(), calls, |function| {
+            ir.callable(function).map(|callable| match callable {
+                ir::Callable::Function(function) => function.action_type,
+                ir::Callable::Panel(_) => ActionType::Read,
+            })
+        })?;
+        Ok((app, ir))
+    }
+
+    fn price(&self, app: &CompiledApp, ir: &ir::App, calls: &[Call]) -> Quote {
+        let quoted = |call: &Call| {
+            // What is not there fails, and costs nothing.
+            let known = ir.callable(&call.function).is_some();
+            let price = if known { app.prices.of(&call.function) } else { 0 };
+            let fee = if known { self.settings.platform_price_per_call } else { 0 };
+            QuotedCall { function: call.function.clone(), price, fee }
+        };
+        let calls: Vec<_> = calls.iter().map(quoted).collect();
+        Quote { total: calls.iter().map(|call| call.price + call.fee).sum(), calls }
+    }
+
+    fn built_in(&self, app: &str) -> Option<&Arc<dyn BuiltIn>> {
+        self.built_in.iter().find(|known| known.id() == app)
+    }
+}
+
+/// Whether one answer is sent, or a list of them.
+#[derive(Clone, Copy)]
+enum Shape {
+    Single,
+    List,
+}
+
+impl Shape {
+    /// The HTTP body.
+    fn render(self, answers: &[CallAnswer]) -> Vec<u8> {
+        let body = match (self, answers) {
+            (Self::Single, [answer]) => serde_json::to_vec(answer),
+            _ => serde_json::to_vec(answers),
+        };
+        // An answer holds nothing that JSON cannot say.
+        body.unwrap_or_default()
+    }
+}
+
+/// A call or batch under way.
+struct Flight {
+    id: CallId,
+    scope: Scope,
+    address: Address<ExtensionSession>,
+    app: Arc<CompiledApp>,
+    ir: Arc<ir::App>,
+    calls: Arc<Vec<Call>>,
+    shape: Shape,
+}
+
+impl Flight {
+    fn ran(&self, items: &[RanItem], writes: Vec<DocumentWrite>, hold: Option<HoldId>) -> Ran {
+        Ran {
+            id: self.id,
+            scope: self.scope.clone(),
+            app_version: self.app.version.clone(),
+            items: items.to_vec(),
+            writes,
+            hold,
+            share: self.app.share,
+        }
+    }
+}
+
+/// Money that is held for a run: released when it is dropped before the run is recorded.
+struct Hold {
+    system: Arc<System>,
+    tenant: TenantId,
+    origin: Origin,
+    id: Option<HoldId>,
+    /// Whether nobody else will end it.
+    own: bool,
+}
+
+impl Hold {
+    async fn place(
+        system: &Arc<System>,
+        request: &Request,
+        call: CallId,
+        quote: &Quote,
+        app: &AppId,
+    ) -> Result<Self, Refusal> {
+        let (tenant, origin) = (request.tenant, request.origin.clone());
+        let mut hold = Self { system: Arc::clone(system), tenant, origin, id: None, own: false };
+        if quote.total == 0 {
+            return Ok(hold);
+        }
+        let amount = Amount::new(quote.total)
+            .map_err(|_| Refusal::invalid("calls", "they cost more than one request may"))?;
+        let reason = match quote.calls.as_slice() {
+            [_] => format!("{app}: a call"),
+            calls => format!("{app}: {} calls", calls.len()),
+        };
+        let id = HoldId(system.new_id());
+        let command = PlaceHold { id, amount, ttl_ms: HOLD_TTL_MS, reason, call: Some(call) };
+        // From here on: a caller who goes away meanwhile leaves no hold behind.
+        (hold.id, hold.own) = (Some(id), true);
+        let wallets = system.directory::<Wallet>();
+        let placed = wallets.ask(&wallet_address(tenant), command, hold.origin.clone()).await;
+        match placed {
+            Ok(_) => Ok(hold),
+            Err(refusal) => {
+                hold.own = refusal.class == Class::InDoubt;
+                Err(refusal)
+            }
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let (Some(hold), true) = (self.id, self.own) else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (system, tenant, origin) = (self.system.clone(), self.tenant, self.origin.clone());
+        // If this is refused, the hold's time ends it.
+        runtime.spawn(async move {
+            let wallets = system.directory::<Wallet>();
+            let _ = wallets.ask(&wallet_address(tenant), Release { hold }, origin).await;
+        });
+    }
+}
+
+/// What a key has led to so far.
+enum Begun {
+    Recorded(Vec<CallAnswer>),
+    New(Option<Ticketed>),
+}
+
+async fn begin(
+    system: &Arc<System>,
+    address: &Address<ExtensionSession>,
+    key: Option<&IdempotencyKey>,
+) -> Result<Begun, Refusal> {
+    let Some(key) = key else { return Ok(Begun::New(None)) };
+    match system.begin(address.place(), key.clone()).await? {
+        Begin::Fresh(ticket) => Ok(Begun::New(Some(ticket))),
+        Begin::Recorded(body) => {
+            let many = serde_json::from_slice(&body);
+            let answers = many.or_else(|_| serde_json::from_slice(&body).map(|one| vec![one]));
+            answers.map(Begun::Recorded).map_err(|_| Refusal::crashed())
+        }
+    }
+}
+
+/// Records a run. From the moment it is sent, the hold is the session's to end, unless the session
+/// surely did not take it.
+async fn apply(
+    system: &Arc<System>,
+    address: &Address<ExtensionSession>,
+    command: ApplyRun,
+    origin: &Origin,
+    recorded: Option<(Ticketed, Vec<u8>)>,
+    hold: &mut Hold,
+) -> Result<(), Refusal> {
+    hold.own = false;
+    let sessions = system.directory::<ExtensionSession>();
+    let outcome = match recorded {
+        None => sessions.ask(address, command, origin.clone()).await.map(|_| ()),
+        Some((ticket, body)) => {
+            let render = move |_| body;
+            let recorded = sessions.ask_once(address, command, origin.clone(), ticket, render);
+            recorded.await.map(|_| ())
+        }
+    };
+    hold.own = outcome.as_ref().is_err_and(|refusal| refusal.class != Class::InDoubt);
+    outcome
+}
+
+async fn run_built_in(
+    system: &Arc<System>,
+    app: &dyn BuiltIn,
+    request: Request,
+    calls: &[Call],
+    shape: Shape,
+) -> Result<Vec<CallAnswer>, Refusal> {
+    authorise(&request.caller, app.id(), calls, |function| app.action_type(function))?;
+    let id = AppId::new(app.id()).map_err(|_| Refusal::not_found("app"))?;
+    let scope = scope_of(&request, id);
+    let address = scope.address();
+    let ticket = match begin(system, &address, request.idempotency.as_ref()).await? {
+        Begun::Recorded(answers) => return Ok(answers),
+        Begun::New(ticket) => ticket,
+    };
+    let (items, mut answers) = carry_out(system, app, &request, calls, shape).await?;
+    let id = CallId(system.new_id());
+    let ran = Ran {
+        id,
+        scope,
+        app_version: String::new(),
+        items: items.clone(),
+        writes: Vec::new(),
+        hold: None,
+        share: SharePercent::new(0).map_err(|_| Refusal::crashed())?,
+    };
+    let body = ticket.as_ref().map(|_| shape.render(&answers));
+    let (tenant, origin) = (request.tenant, request.origin.clone());
+    let mut hold = Hold { system: Arc::clone(system), tenant, origin, id: None, own: false };
+    let command = ApplyRun { ran, reads: Vec::new() };
+    apply(system, &address, command, &request.origin, ticket.zip(body), &mut hold).await?;
+    trace(&mut answers, id, items);
+    Ok(answers)
+}
+
+/// Carries the calls out, one after the other. A refusal ends a single call; in a batch it is the
+/// answer to the call it was met by.
+async fn carry_out(
+    system: &Arc<System>,
+    app: &dyn BuiltIn,
+    request: &Request,
+    calls: &[Call],
+    shape: Shape,
+) -> Result<(Vec<RanItem>, Vec<CallAnswer>), Refusal> {
+    let (mut items, mut answers) = (Vec::new(), Vec::new());
+    for (index, call) in calls.iter().enumerate() {
+        let started = Instant::now();
+        let called = BuiltInCall {
+            system,
+            caller: &request.caller,
+            tenant: request.tenant,
+            user: request.user,
+            origin: &request.origin,
+            function: &call.function,
+            params: &call.params,
+        };
+        let action = app.action_type(&call.function);
+        let outcome = match action {
+            Some(_) => app.call(called).await,
+            None => {
+                let message = format!("{} has no function {:?}", app.id(), call.function);
+                Ok(CallAnswer::error("function_not_found", message))
+            }
+        };
+        let answer = match (outcome, shape) {
+            (Ok(answer), _) => answer,
+            (Err(refusal), Shape::Single) => return Err(refusal),
+            (Err(refusal), Shape::List) => CallAnswer::error(&refusal.code, refusal.message),
+        };
+        let action = action.map_or(Action::Read, Into::into);
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        items.push(ran_item(index, call, action, &answer, [0, 0], started));
+        answers.push(answer);
+    }
+    Ok((items, answers))
+}
+
+fn trace(answers: &mut [CallAnswer], run: CallId, items: Vec<RanItem>) {
+    for (answer, item) in answers.iter_mut().zip(items) {
+        answer.trace = Some(Trace { run, item });
+    }
+}
+
+fn check_count(calls: &[Call]) -> Result<(), Refusal> {
+    if calls.len() <= BATCH_ITEMS_MAX {
+        return Ok(());
+    }
+    let message = format!("{} calls; the limit is {BATCH_ITEMS_MAX}", calls.len());
+    Err(Refusal::invalid("calls", message))
+}
+
+fn scope_of(request: &Request, app: AppId) -> Scope {
+    Scope { tenant: request.tenant, user: request.user.unwrap_or(NOBODY), app }
+}
+
+fn lane_of(scope: &Scope) -> usize {
+    let mixed = scope.tenant.0 ^ scope.user.0.rotate_left(64) ^ scope.app.owner_number();
+    (mixed % LANES as u128) as usize
+}
+
+/// Whether the caller's scopes cover all calls; 403 names the first that they do not. What the app
+/// does not have needs what reading it needs: its name alone tells nothing.
+fn authorise(
+    caller: &Caller,
+    app: &str,
+    calls: &[Call],
+    action_type: impl Fn(&str) -> Option<ActionType>,
+) -> Result<(), Refusal> {
+    let mut covered = [None; 3];
+    for call in calls {
+        let action = action_type(&call.function).unwrap_or(ActionType::Read);
+        let known = &mut covered[action as usize];
+        let scopes = || {
+            let name = action.name();
+            [app, "extensions"].iter().any(|it| caller.scopes.covers(&format!("{it}:{name}")))
+        };
+        if !*known.get_or_insert_with(scopes) {
+            let wanted = format!("{app}:{}", action.name());
+            let message = format!("this needs the scope {wanted} or extensions:{}", action.name());
+            let facts = serde_json::json!({"scope": wanted});
+            return Err(Refusal::new(Class::Forbidden, "scope_missing", message).with_facts(&facts));
+        }
+    }
+    Ok(())
+}

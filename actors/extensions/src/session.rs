@@ -1,0 +1,561 @@
+//! An extension session: what one user of one tenant did with one app, and the documents that came
+//! of it.
+//!
+//! A call or batch runs beside this actor, on a view of the durable documents, and hands back one
+//! [`ApplyRun`]: what it did, what it read, what it wrote. One turn checks the versions of all that
+//! was read and records everything as one event, with the documents as rows; then the money that
+//! was held for it is settled.
+//!
+//! Invariants
+//! - A run is applied as a whole or not at all, and once: a repeated id changes nothing.
+//! - A run that read a document in another version than the present one is not applied.
+//! - What was applied is settled, after a restart too: the settlement is the shadow of the pending
+//!   run, and the wallet draws from a hold once.
+//!
+//! Deliberate limits
+//! - Documents that came into being after they were listed do not count as changed.
+//! - Ids of runs are remembered for 24 h, at most [`RUNS_REMEMBERED_MAX`] of them.
+//! - A hold that lapsed before it could be settled (a server that was down longer than
+//!   the hold lives) is not charged; the event says so.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use billing::wallet::{Settle, SettleItem, Wallet, wallet_address};
+use persistence::codec;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use supervision::{
+    Address, Class, Command, EffectContext, Entity, Handle, Need, Refusal, RowDraft, Timestamp,
+    Turn,
+};
+use types::{
+    AppId, CallId, Credits, HoldId, JsonBytes, SharePercent, TenantId, UserId, base32, home_of,
+    owner_of_tenant,
+};
+
+use crate::ir::ActionType;
+
+/// The family of the documents' rows.
+pub const DOCUMENT_FAMILY: &str = "document";
+/// Items of one batch.
+pub const BATCH_ITEMS_MAX: usize = 1_000;
+/// Runs whose money is not settled yet.
+pub const UNSETTLED_MAX: usize = 4_096;
+/// Ids of runs that are remembered.
+pub const RUNS_REMEMBERED_MAX: usize = 4_096;
+/// How long the id of a run is remembered, in milliseconds.
+pub const RUNS_REMEMBERED_MS: i64 = 24 * 60 * 60 * 1_000;
+/// Characters of a function's name in a record; what is longer is cut.
+pub const FUNCTION_CHARACTERS_MAX: usize = 128;
+/// How often a settlement is tried before it waits for the next start.
+const SETTLE_ATTEMPTS_MAX: u32 = 120;
+/// The first and the longest pause between two tries.
+const SETTLE_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+/// The code of a refused [`ApplyRun`] that read what has changed since.
+pub const DOCUMENTS_CHANGED: &str = "documents_changed";
+
+/// Whose documents: a tenant's, an app's, a user's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Scope {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The user; [`NOBODY`] for calls that no user made.
+    pub user: UserId,
+    /// The app.
+    pub app: AppId,
+}
+
+/// The user `~app`, to whom the documents of calls without a user belong.
+pub const NOBODY: UserId = UserId(0);
+
+impl Scope {
+    /// Where the session lives.
+    pub fn address(&self) -> Address<ExtensionSession> {
+        let id = format!("{}.{}.{}", base32(self.tenant.0), base32(self.user.0), self.app);
+        let address = Address::new(&id, owner_of_tenant(self.tenant), home_of(self.tenant));
+        // 54 characters of base32 and dots and a slug are neither too long nor unprintable.
+        address.unwrap_or_else(|| panic!("{id} has no address"))
+    }
+
+    /// What the keys of a kind's documents begin with. The kind holds no zero byte.
+    pub fn kind_prefix(&self, kind: &str) -> Vec<u8> {
+        let (tenant, user) = (self.tenant.0.to_be_bytes(), self.user.0.to_be_bytes());
+        let app = self.app.as_str().as_bytes();
+        [&tenant[..], app, &[0], &user, kind.as_bytes(), &[0]].concat()
+    }
+
+    /// The key of a document's row.
+    pub fn document_key(&self, kind: &str, id: u128) -> Vec<u8> {
+        let mut key = self.kind_prefix(kind);
+        key.extend(id.to_be_bytes());
+        key
+    }
+}
+
+/// A document's row. The version comes first: it is read without the rest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoredDocument {
+    /// From 1 up, one more with each change.
+    pub version: u64,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+    /// The app's own fields, a JSON object.
+    pub data: JsonBytes,
+}
+
+/// The key of a row that was read, and the version of the document in it; `None` for what was not
+/// there.
+pub type ReadRow = (Vec<u8>, Option<u64>);
+
+/// A change of one document.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DocumentWrite {
+    /// Its kind.
+    pub kind: String,
+    /// Its id.
+    pub id: u128,
+    /// What it is from now on; `None` when it is removed.
+    pub document: Option<StoredDocument>,
+}
+
+/// How much a function may change, as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// It reads.
+    Read,
+    /// It adds or changes.
+    Write,
+    /// It takes away.
+    Destructive,
+}
+
+impl From<ActionType> for Action {
+    fn from(action: ActionType) -> Self {
+        match action {
+            ActionType::Read => Self::Read,
+            ActionType::Write => Self::Write,
+            ActionType::Destructive => Self::Destructive,
+        }
+    }
+}
+
+/// One call of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RanItem {
+    /// Its place in the batch, from 0.
+    pub index: u32,
+    /// The function, cut to [`FUNCTION_CHARACTERS_MAX`].
+    pub function: String,
+    /// What it may change.
+    pub action: Action,
+    /// Whether it did what was asked. A failed one costs nothing.
+    pub succeeded: bool,
+    /// The app's price, in credits.
+    pub price: i64,
+    /// The platform's fee, in credits.
+    pub fee: i64,
+    /// Why it failed.
+    pub error_code: Option<String>,
+    /// How long it took, in microseconds.
+    pub duration_us: u64,
+}
+
+/// A run that is not settled yet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Unsettled {
+    tenant: TenantId,
+    app: AppId,
+    hold: HoldId,
+    share: SharePercent,
+    /// Index, price and fee of each item that is paid for.
+    items: Vec<(u32, i64, i64)>,
+}
+
+/// An extension session.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ExtensionSession {
+    unsettled: BTreeMap<CallId, Unsettled>,
+    /// Ids sort by age.
+    remembered: BTreeMap<CallId, Timestamp>,
+    runs: u64,
+    items: u64,
+    failed: u64,
+    charged: i64,
+}
+
+/// A call or batch ran.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ran {
+    /// The call or batch.
+    pub id: CallId,
+    /// Whose session it is.
+    pub scope: Scope,
+    /// The app's version that ran; empty for an app that is built in.
+    pub app_version: String,
+    /// The calls, in their order.
+    pub items: Vec<RanItem>,
+    /// What became of documents.
+    pub writes: Vec<DocumentWrite>,
+    /// What was held for it.
+    pub hold: Option<HoldId>,
+    /// The developer's share of the price.
+    pub share: SharePercent,
+}
+
+/// What was held for a run was drawn, or could not be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settled {
+    /// The call or batch.
+    pub id: CallId,
+    /// What it cost, in credits.
+    pub charged: i64,
+    /// The code with which the wallet refused; then nothing was charged.
+    pub refused: Option<String>,
+}
+
+supervision::events! {
+    /// What happens in an extension session.
+    pub enum SessionEvent {
+        /// A call or batch ran.
+        Ran(Ran) = "ran", 1;
+        /// It was paid for.
+        Settled(Settled) = "settled", 1;
+    }
+}
+
+/// What a session asks of others.
+#[derive(Clone, Debug)]
+pub struct SettleRun {
+    id: CallId,
+    run: Unsettled,
+}
+
+impl Entity for ExtensionSession {
+    const KIND: &'static str = "extension_session";
+    type Event = SessionEvent;
+    type Effect = SettleRun;
+
+    fn apply(&mut self, event: &SessionEvent, at: Timestamp) {
+        match event {
+            SessionEvent::Ran(ran) => {
+                self.runs += 1;
+                self.items += ran.items.len() as u64;
+                self.failed += ran.items.iter().filter(|item| !item.succeeded).count() as u64;
+                self.remember(ran.id, at);
+                if let Some(hold) = ran.hold {
+                    let paid = ran.items.iter().filter(|item| item.succeeded);
+                    let run = Unsettled {
+                        tenant: ran.scope.tenant,
+                        app: ran.scope.app.clone(),
+                        hold,
+                        share: ran.share,
+                        items: paid.map(|item| (item.index, item.price, item.fee)).collect(),
+                    };
+                    self.unsettled.insert(ran.id, run);
+                }
+            }
+            SessionEvent::Settled(settled) => {
+                self.unsettled.remove(&settled.id);
+                self.charged = self.charged.saturating_add(settled.charged);
+            }
+        }
+    }
+
+    fn rows(&self, event: &SessionEvent, _: Timestamp, rows: &mut Vec<RowDraft>) {
+        let SessionEvent::Ran(ran) = event else { return };
+        rows.extend(ran.writes.iter().map(|write| {
+            let key = ran.scope.document_key(&write.kind, write.id);
+            // What cannot be encoded has no row; the codec writes every text.
+            let value = write.document.as_ref().and_then(|it| codec::encode(it).ok());
+            RowDraft { family: DOCUMENT_FAMILY, key, value }
+        }));
+    }
+
+    fn is_pending(&self) -> bool {
+        !self.unsettled.is_empty()
+    }
+
+    fn resume(&self) -> Vec<SettleRun> {
+        let settle = |(id, run): (&CallId, &Unsettled)| SettleRun { id: *id, run: run.clone() };
+        self.unsettled.iter().map(settle).collect()
+    }
+
+    async fn perform(effect: SettleRun, context: EffectContext<Self>) {
+        settle(effect, context).await;
+    }
+
+    fn observe(&self) -> serde_json::Value {
+        json!({
+            "runs": self.runs,
+            "items": self.items,
+            "failed": self.failed,
+            "charged": self.charged,
+            "unsettled": self.unsettled.keys().collect::<Vec<_>>(),
+            "remembered": self.remembered.len(),
+        })
+    }
+}
+
+impl ExtensionSession {
+    fn remember(&mut self, id: CallId, at: Timestamp) {
+        self.remembered.insert(id, at);
+        let is_over = |since: &Timestamp| since.plus_ms(RUNS_REMEMBERED_MS) <= at;
+        while let Some((oldest, since)) = self.remembered.first_key_value() {
+            if self.remembered.len() <= RUNS_REMEMBERED_MAX && !is_over(since) {
+                break;
+            }
+            let oldest = *oldest;
+            self.remembered.remove(&oldest);
+        }
+    }
+}
+
+/// Draws from the hold what was done, and tells the session.
+async fn settle(effect: SettleRun, context: EffectContext<ExtensionSession>) {
+    let SettleRun { id, run } = effect;
+    let (system, origin) = (context.system, context.origin);
+    let wallets = system.directory::<Wallet>();
+    let [mut pause, pause_max] = SETTLE_PAUSE;
+    for _ in 0..SETTLE_ATTEMPTS_MAX {
+        let command = Settle { hold: run.hold, items: items(&run), end: true };
+        let outcome = wallets.ask(&wallet_address(run.tenant), command, origin.clone()).await;
+        let settled = match outcome {
+            Ok(settlement) => Some(MarkSettled { id, charged: settlement.captured, refused: None }),
+            Err(refusal) if may_pass(refusal.class) => None,
+            Err(refusal) => Some(MarkSettled { id, charged: 0, refused: Some(refusal.code) }),
+        };
+        if let Some(settled) = settled {
+            let sessions = system.directory::<ExtensionSession>();
+            match sessions.ask(&context.address, settled, origin.clone()).await {
+                Err(refusal) if may_pass(refusal.class) => {}
+                _ => return,
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(pause_max);
+    }
+    tracing::warn!(run = %id, tenant = %run.tenant, "a run is not settled; the next start goes on");
+}
+
+fn items(run: &Unsettled) -> Vec<SettleItem> {
+    let item = |&(index, price, fee): &(u32, i64, i64)| SettleItem {
+        id: u128::from(index),
+        app: run.app.clone(),
+        price: Credits(price),
+        fee: Credits(fee),
+        share: run.share,
+    };
+    run.items.iter().map(item).collect()
+}
+
+/// Whether what was refused so may go well later.
+fn may_pass(class: Class) -> bool {
+    matches!(class, Class::Busy | Class::InDoubt | Class::LowSpace | Class::Crashed)
+}
+
+/// Takes a run in. Refused with [`DOCUMENTS_CHANGED`] when something it read is another now.
+#[derive(Clone, Debug)]
+pub struct ApplyRun {
+    /// What ran, and what it wrote.
+    pub ran: Ran,
+    /// What it read.
+    pub reads: Vec<ReadRow>,
+}
+
+/// How an [`ApplyRun`] went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It was taken in.
+    Now,
+    /// It had been before.
+    Before,
+}
+
+impl Command for ApplyRun {
+    const NAME: &'static str = "apply_run";
+}
+
+impl Handle<ApplyRun> for ExtensionSession {
+    type Reply = Applied;
+
+    fn needs(command: &ApplyRun) -> Vec<Need> {
+        let need = |(key, _): &ReadRow| Need::Row(DOCUMENT_FAMILY, key.clone());
+        command.reads.iter().map(need).collect()
+    }
+
+    fn handle(turn: &mut Turn<'_, Self>, command: ApplyRun) -> Result<Applied, Refusal> {
+        let ApplyRun { ran, reads } = command;
+        let session = turn.state();
+        if session.remembered.contains_key(&ran.id) {
+            return Ok(Applied::Before);
+        }
+        if ran.items.len() > BATCH_ITEMS_MAX {
+            return Err(Refusal::invalid("calls", format!("at most {BATCH_ITEMS_MAX} calls")));
+        }
+        if ran.hold.is_some() && session.unsettled.len() >= UNSETTLED_MAX {
+            return Err(Refusal::busy());
+        }
+        let found: HashMap<&[u8], u64> = turn
+            .found()
+            .iter()
+            .filter_map(|row| Some((row.key.as_slice(), version_of(&row.value)?)))
+            .collect();
+        let changed = |(key, version): &ReadRow| found.get(key.as_slice()) != version.as_ref();
+        if reads.iter().any(changed) {
+            let message = "documents that were read have changed meanwhile; try again";
+            let refusal = Refusal::new(Class::Busy, DOCUMENTS_CHANGED, message);
+            return Err(refusal.retry_after(50));
+        }
+        let id = ran.id;
+        turn.record(SessionEvent::Ran(ran));
+        let run = turn.state().unsettled.get(&id).cloned();
+        if let Some(run) = run {
+            turn.effect(SettleRun { id, run });
+        }
+        Ok(Applied::Now)
+    }
+}
+
+/// The version in a document's row.
+fn version_of(row: &[u8]) -> Option<u64> {
+    codec::decode_prefix::<u64>(row).ok().map(|(version, _)| version)
+}
+
+/// Says that a run was paid for, or why it could not be. A repetition changes nothing.
+#[derive(Clone, Debug)]
+pub struct MarkSettled {
+    /// The call or batch.
+    pub id: CallId,
+    /// What it cost, in credits.
+    pub charged: i64,
+    /// The code with which the wallet refused.
+    pub refused: Option<String>,
+}
+
+impl Command for MarkSettled {
+    const NAME: &'static str = "mark_settled";
+}
+
+impl Handle<MarkSettled> for ExtensionSession {
+    type Reply = ();
+
+    fn handle(turn: &mut Turn<'_, Self>, command: MarkSettled) -> Result<(), Refusal> {
+        let MarkSettled { id, charged, refused } = command;
+        if turn.state().unsettled.contains_key(&id) {
+            turn.record(SessionEvent::Settled(Settled { id, charged, refused }));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use supervision::testkit::Given;
+
+    use super::*;
+
+    fn scope() -> Scope {
+        Scope { tenant: TenantId(7), user: UserId(8), app: AppId::new("shelf").unwrap() }
+    }
+
+    fn item(index: u32, succeeded: bool) -> RanItem {
+        RanItem {
+            index,
+            function: "add_book".to_owned(),
+            action: Action::Write,
+            succeeded,
+            price: 2,
+            fee: 1,
+            error_code: (!succeeded).then(|| "step_failed".to_owned()),
+            duration_us: 40,
+        }
+    }
+
+    fn document(version: u64) -> StoredDocument {
+        let at = Timestamp(5);
+        let data = JsonBytes::from(json!({"title": "Emma"}));
+        StoredDocument { version, created_at: at, updated_at: at, data }
+    }
+
+    fn run(id: u128, reads: &[ReadRow]) -> ApplyRun {
+        let write = DocumentWrite { kind: "book".to_owned(), id: 1, document: Some(document(2)) };
+        let ran = Ran {
+            id: CallId(id),
+            scope: scope(),
+            app_version: "1.0.0".to_owned(),
+            items: vec![item(0, true), item(1, false)],
+            writes: vec![write],
+            hold: Some(HoldId(id)),
+            share: SharePercent::new(70).unwrap(),
+        };
+        ApplyRun { ran, reads: reads.to_vec() }
+    }
+
+    #[test]
+    fn a_run_is_applied_once_and_settled_for_what_succeeded() {
+        let then = Given::<ExtensionSession>::nothing().when(run(1, &[]));
+        assert_eq!(then.outcome, Ok(Applied::Now));
+        let row = &then.rows[0];
+        assert_eq!(row.key, scope().document_key("book", 1));
+        assert_eq!(
+            codec::decode::<StoredDocument>(row.value.as_ref().unwrap()).unwrap().version,
+            2
+        );
+        assert_eq!(then.effects[0].run.items, [(0, 2, 1)]);
+        let given = then.then();
+        assert!(given.state().is_pending());
+        assert_eq!(given.state().resume().len(), 1);
+        let then = given.when(run(1, &[]));
+        assert_eq!((then.outcome.clone(), then.events.len()), (Ok(Applied::Before), 0));
+        let done = MarkSettled { id: CallId(1), charged: 3, refused: None };
+        let given = then.then().when(done.clone()).then();
+        assert!(!given.state().is_pending());
+        assert!(given.when(done).events.is_empty());
+    }
+
+    #[test]
+    fn a_run_that_read_what_has_changed_is_refused_and_changes_nothing() {
+        let key = scope().document_key("book", 1);
+        let row = codec::encode(&document(2)).unwrap();
+        let given = || Given::<ExtensionSession>::nothing().row(DOCUMENT_FAMILY, &key, &row);
+        for stale in [Some(1), Some(3), None] {
+            let then = given().when(run(1, &[(key.clone(), stale)]));
+            assert!(then.rows.is_empty());
+            assert_eq!(then.refused().0, DOCUMENTS_CHANGED, "{stale:?}");
+        }
+        let (applied, _) = given().when(run(1, &[(key.clone(), Some(2))])).reply();
+        assert_eq!(applied, Applied::Now);
+        let gone = Given::<ExtensionSession>::nothing().when(run(1, &[(key.clone(), Some(2))]));
+        assert_eq!(gone.refused().0, DOCUMENTS_CHANGED);
+        let absent = Given::<ExtensionSession>::nothing().when(run(1, &[(key.clone(), None)]));
+        assert_eq!(absent.outcome, Ok(Applied::Now));
+    }
+
+    #[test]
+    fn ids_of_runs_are_forgotten_after_a_day() {
+        let given = Given::<ExtensionSession>::nothing().when(run(1, &[])).then();
+        let given = given.later_ms(RUNS_REMEMBERED_MS).when(run(2, &[])).then();
+        assert_eq!(given.state().remembered.len(), 1);
+    }
+
+    #[test]
+    fn keys_of_documents_do_not_run_into_each_other() {
+        let (scope, other) = (scope(), Scope { app: AppId::new("shelf2").unwrap(), ..scope() });
+        assert!(scope.document_key("book", 1).starts_with(&scope.kind_prefix("book")));
+        assert!(!scope.document_key("books", 1).starts_with(&scope.kind_prefix("book")));
+        assert!(!other.document_key("book", 1).starts_with(&scope.kind_prefix("book")));
+        assert!(scope.document_key("book", 1) < scope.document_key("book", 2));
+    }
+
+    #[test]
+    fn what_is_over_with_the_wallet_is_not_tried_again() {
+        for (class, passes) in [(Class::Gone, false), (Class::NotFound, false), (Class::Busy, true)]
+        {
+            assert_eq!(may_pass(class), passes);
+        }
+    }
+}

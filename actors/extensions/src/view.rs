@@ -1,0 +1,523 @@
+//! What a run sees of its documents: the durable ones, changed by what the batch has written so
+//! far, and what it remembers of it: the versions read, and the writes.
+//!
+//! Items of a batch see what the items before them wrote. What a failed item read and wrote is
+//! dropped ([`View::drop_item`]).
+//!
+//! Deliberate limits
+//! - A `where` looks at [`EXAMINED_MAX`] documents at most; then the step fails and names the
+//!   fields by which to narrow it. Declared indexes are not used yet.
+//! - A batch writes [`WRITES_MAX`] documents and [`WRITES_BYTES_MAX`] bytes at most, because it is
+//!   recorded as one event.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use persistence::{RowRange, Shard, codec};
+use serde_json::{Map, Value};
+use supervision::{System, Timestamp};
+use types::{CallId, JsonBytes, base32, owner_of_tenant, rfc3339};
+
+use crate::ir::{DOCUMENT_BYTES_MAX, Document, Documents, Query, Reason};
+use crate::session::{DOCUMENT_FAMILY, DocumentWrite, ReadRow, Scope, StoredDocument};
+
+/// Documents that one query looks at.
+pub const EXAMINED_MAX: usize = 10_000;
+/// Documents that one batch writes.
+pub const WRITES_MAX: usize = 10_000;
+/// Bytes of the documents that one batch writes.
+pub const WRITES_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Rows that one step of a listing reads.
+const ROWS_STEP: usize = 256;
+/// What the ids of documents begin with.
+const ID_PREFIX: &str = "doc_";
+
+/// Where durable documents come from.
+pub trait Rows {
+    /// A document's row.
+    fn row(&self, key: &[u8]) -> Option<Vec<u8>>;
+    /// Up to `limit` rows whose keys begin so and come after `after`, by key.
+    fn rows(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<(Vec<u8>, Vec<u8>)>;
+    /// A new document's id.
+    fn new_id(&self) -> u128;
+}
+
+/// The durable rows of a tenant.
+pub struct SystemRows {
+    system: Arc<System>,
+    shard: Shard,
+}
+
+impl SystemRows {
+    /// Those of the tenant that a scope names.
+    pub fn new(system: &Arc<System>, scope: &Scope) -> Self {
+        Self { system: Arc::clone(system), shard: owner_of_tenant(scope.tenant).shard() }
+    }
+}
+
+impl Rows for SystemRows {
+    fn row(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.system.row(self.shard, DOCUMENT_FAMILY, key)
+    }
+
+    fn rows(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.system.rows(&RowRange {
+            shard: self.shard,
+            family: DOCUMENT_FAMILY,
+            prefix: prefix.to_vec(),
+            after: after.map(<[u8]>::to_vec),
+            newest_first: false,
+            limit,
+        })
+    }
+
+    fn new_id(&self) -> u128 {
+        self.system.new_id()
+    }
+}
+
+/// A document that was written, by the key of its row.
+#[derive(Clone)]
+struct Written {
+    kind: String,
+    id: u128,
+    document: Option<StoredDocument>,
+}
+
+#[derive(Default)]
+struct Changes {
+    reads: HashMap<Vec<u8>, Option<u64>>,
+    writes: BTreeMap<Vec<u8>, Written>,
+    written_bytes: usize,
+}
+
+/// What a batch sees of its documents.
+pub struct View<R> {
+    rows: R,
+    scope: Scope,
+    now: Timestamp,
+    batch: Changes,
+    item: Changes,
+}
+
+impl<R: Rows> View<R> {
+    /// A view at `now`, without changes.
+    pub fn new(rows: R, scope: Scope, now: Timestamp) -> Self {
+        Self { rows, scope, now, batch: Changes::default(), item: Changes::default() }
+    }
+
+    /// Keeps what the present item has read and written.
+    pub fn keep_item(&mut self) {
+        let item = std::mem::take(&mut self.item);
+        for (key, version) in item.reads {
+            self.batch.reads.entry(key).or_insert(version);
+        }
+        self.batch.writes.extend(item.writes);
+        self.batch.written_bytes += item.written_bytes;
+    }
+
+    /// Drops what the present item has read and written.
+    pub fn drop_item(&mut self) {
+        self.item = Changes::default();
+    }
+
+    /// The rows that were read, with their versions, and the writes. What wrote nothing needs no
+    /// check of what it read.
+    pub fn finish(self) -> (Vec<ReadRow>, Vec<DocumentWrite>) {
+        let Changes { reads, writes, .. } = self.batch;
+        if writes.is_empty() {
+            return (Vec::new(), Vec::new());
+        }
+        let write = |Written { kind, id, document }| DocumentWrite { kind, id, document };
+        (reads.into_iter().collect(), writes.into_values().map(write).collect())
+    }
+
+    fn written(&self, key: &[u8]) -> Option<&Written> {
+        self.item.writes.get(key).or_else(|| self.batch.writes.get(key))
+    }
+
+    /// Remembers in which version a durable row was read.
+    fn note(&mut self, key: &[u8], version: Option<u64>) {
+        if !self.batch.reads.contains_key(key) {
+            self.item.reads.entry(key.to_vec()).or_insert(version);
+        }
+    }
+
+    fn find(&mut self, key: &[u8]) -> Result<Option<StoredDocument>, Reason> {
+        if let Some(written) = self.written(key) {
+            return Ok(written.document.clone());
+        }
+        let stored = self.rows.row(key).map(|row| decode(&row)).transpose()?;
+        self.note(key, stored.as_ref().map(|stored| stored.version));
+        Ok(stored)
+    }
+
+    fn write(
+        &mut self,
+        kind: &str,
+        id: u128,
+        document: Option<StoredDocument>,
+    ) -> Result<(), Reason> {
+        let bytes = document.as_ref().map_or(0, |document| document.data.as_str().len());
+        if bytes > DOCUMENT_BYTES_MAX {
+            let message = format!("a document has at most {DOCUMENT_BYTES_MAX} bytes");
+            return Err(Reason::new("document_too_large", message));
+        }
+        let documents = self.batch.writes.len() + self.item.writes.len();
+        let written = self.batch.written_bytes + self.item.written_bytes + bytes;
+        if documents >= WRITES_MAX || written > WRITES_BYTES_MAX {
+            let message = format!(
+                "one call or batch writes at most {WRITES_MAX} documents and {WRITES_BYTES_MAX} \
+                 bytes"
+            );
+            return Err(Reason::new("too_much_written", message));
+        }
+        self.item.written_bytes += bytes;
+        let key = self.scope.document_key(kind, id);
+        self.item.writes.insert(key, Written { kind: kind.to_owned(), id, document });
+        Ok(())
+    }
+
+    /// Goes through a kind's documents in the order of their making, until `visit` has enough.
+    fn walk(
+        &self,
+        kind: &str,
+        mut visit: impl FnMut(&[u8], StoredDocument, bool) -> Result<bool, Reason>,
+    ) -> Result<(), Reason> {
+        let prefix = self.scope.kind_prefix(kind);
+        let mut written: BTreeMap<&[u8], &Written> = BTreeMap::new();
+        for changes in [&self.batch, &self.item] {
+            let range = changes.writes.range(prefix.clone()..);
+            let of_kind = range.take_while(|(key, _)| key.starts_with(&prefix));
+            written.extend(of_kind.map(|(key, written)| (key.as_slice(), written)));
+        }
+        let mut written = written.into_iter().peekable();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let rows = self.rows.rows(&prefix, after.as_deref(), ROWS_STEP);
+            let is_last = rows.len() < ROWS_STEP;
+            after = rows.last().map(|(key, _)| key.clone());
+            for (key, row) in rows {
+                while let Some((made, it)) = written.next_if(|(made, _)| *made < key.as_slice()) {
+                    if let Some(document) = &it.document
+                        && !visit(made, document.clone(), false)?
+                    {
+                        return Ok(());
+                    }
+                }
+                let own = written.next_if(|(made, _)| *made == key.as_slice());
+                let (document, is_durable) = match own {
+                    Some((_, it)) => (it.document.clone(), false),
+                    None => (Some(decode(&row)?), true),
+                };
+                if let Some(document) = document
+                    && !visit(&key, document, is_durable)?
+                {
+                    return Ok(());
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+        for (made, it) in written {
+            if let Some(document) = &it.document
+                && !visit(made, document.clone(), false)?
+            {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn list_by_ids(&mut self, query: &Query<'_>, ids: &[String]) -> Result<Vec<Document>, Reason> {
+        let ids: BTreeSet<u128> = ids.iter().filter_map(|id| read_id(id)).collect();
+        let mut documents = Vec::new();
+        for id in ids {
+            let key = self.scope.document_key(query.kind, id);
+            let Some(stored) = self.find(&key)? else { continue };
+            let document = shown(id, &stored)?;
+            if query.filter.is_none_or(|filter| filter.matches(&document.data)) {
+                documents.push(document);
+            }
+            if documents.len() >= query.limit {
+                break;
+            }
+        }
+        Ok(documents)
+    }
+}
+
+impl<R: Rows> Documents for View<R> {
+    fn get(&mut self, kind: &str, id: &str) -> Result<Option<Document>, Reason> {
+        check_kind(kind)?;
+        let Some(id) = read_id(id) else { return Ok(None) };
+        let key = self.scope.document_key(kind, id);
+        let stored = self.find(&key)?;
+        stored.map(|stored| shown(id, &stored)).transpose()
+    }
+
+    fn list(&mut self, query: &Query<'_>) -> Result<Vec<Document>, Reason> {
+        check_kind(query.kind)?;
+        if let Some(ids) = query.ids {
+            return self.list_by_ids(query, ids);
+        }
+        let (mut documents, mut reads, mut examined) = (Vec::new(), Vec::new(), 0);
+        self.walk(query.kind, |key, stored, is_durable| {
+            examined += 1;
+            if query.filter.is_some() && examined > EXAMINED_MAX {
+                return Err(too_many(query));
+            }
+            let document = shown(id_of(key), &stored)?;
+            if query.filter.is_none_or(|filter| filter.matches(&document.data)) {
+                documents.push(document);
+                if is_durable {
+                    reads.push((key.to_vec(), stored.version));
+                }
+            }
+            Ok(documents.len() < query.limit)
+        })?;
+        for (key, version) in reads {
+            self.note(&key, Some(version));
+        }
+        Ok(documents)
+    }
+
+    fn create(&mut self, kind: &str, data: Map<String, Value>) -> Result<String, Reason> {
+        check_kind(kind)?;
+        let (id, now) = (self.rows.new_id(), self.now);
+        let data = text(&data)?;
+        let document = StoredDocument { version: 1, created_at: now, updated_at: now, data };
+        self.write(kind, id, Some(document))?;
+        Ok(shown_id(id))
+    }
+
+    fn update(&mut self, kind: &str, id: &str, set: &Map<String, Value>) -> Result<bool, Reason> {
+        check_kind(kind)?;
+        let Some(id) = read_id(id) else { return Ok(false) };
+        let key = self.scope.document_key(kind, id);
+        let is_own = self.written(&key).is_some();
+        let Some(stored) = self.find(&key)? else { return Ok(false) };
+        let mut document = shown(id, &stored)?;
+        document.patch(set, String::new());
+        // Whatever a batch does to a document is one change of it.
+        let version = if is_own { stored.version } else { stored.version + 1 };
+        let data = text(&document.data)?;
+        let document = StoredDocument { version, updated_at: self.now, data, ..stored };
+        self.write(kind, id, Some(document))?;
+        Ok(true)
+    }
+
+    fn delete(&mut self, kind: &str, id: &str) -> Result<bool, Reason> {
+        check_kind(kind)?;
+        let Some(id) = read_id(id) else { return Ok(false) };
+        let key = self.scope.document_key(kind, id);
+        if self.find(&key)?.is_none() {
+            return Ok(false);
+        }
+        self.write(kind, id, None)?;
+        Ok(true)
+    }
+}
+
+fn too_many(query: &Query<'_>) -> Reason {
+    let fields = query.filter.into_iter().flat_map(|filter| filter.equalities());
+    let fields: BTreeSet<&str> = fields.map(|(field, _)| field).collect();
+    let fields = fields.into_iter().collect::<Vec<_>>().join(", ");
+    let advice = match fields.as_str() {
+        "" => "narrow the where by a field that equals a value".to_owned(),
+        fields => format!("index {fields} in app.data.kinds.{}.indexes", query.kind),
+    };
+    let message = format!("the where looks at more than {EXAMINED_MAX} documents; {advice}");
+    Reason::new("too_many_documents", message)
+}
+
+/// A kind is a part of a row's key, which a zero byte ends.
+fn check_kind(kind: &str) -> Result<(), Reason> {
+    if kind.bytes().any(|byte| byte == 0) {
+        return Err(Reason::new("argument_invalid", "kind holds a zero byte"));
+    }
+    Ok(())
+}
+
+fn shown_id(id: u128) -> String {
+    format!("{ID_PREFIX}{}", base32(id))
+}
+
+/// Reads an id in the one form that is shown.
+fn read_id(text: &str) -> Option<u128> {
+    let CallId(id) = text.strip_prefix(ID_PREFIX)?.parse().ok()?;
+    (shown_id(id) == text).then_some(id)
+}
+
+/// The id at the end of a row's key.
+fn id_of(key: &[u8]) -> u128 {
+    key.last_chunk().map_or(0, |id| u128::from_be_bytes(*id))
+}
+
+fn shown(id: u128, stored: &StoredDocument) -> Result<Document, Reason> {
+    let data = stored.data.read().map_err(|_| damaged())?;
+    let (created_at, updated_at) = (rfc3339(stored.created_at), rfc3339(stored.updated_at));
+    Ok(Document { id: shown_id(id), data, created_at, updated_at })
+}
+
+fn decode(row: &[u8]) -> Result<StoredDocument, Reason> {
+    codec::decode(row).map_err(|_| damaged())
+}
+
+fn text(data: &Map<String, Value>) -> Result<JsonBytes, Reason> {
+    JsonBytes::of(data).map_err(|_| damaged())
+}
+
+fn damaged() -> Reason {
+    Reason::new("document_damaged", "a stored document could not be read or written")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use serde_json::json;
+    use types::{AppId, TenantId, UserId};
+
+    use super::*;
+    use crate::ir::Filter;
+
+    #[derive(Default)]
+    struct Table {
+        rows: BTreeMap<Vec<u8>, Vec<u8>>,
+        ids: Cell<u128>,
+    }
+
+    impl Rows for Table {
+        fn row(&self, key: &[u8]) -> Option<Vec<u8>> {
+            self.rows.get(key).cloned()
+        }
+
+        fn rows(
+            &self,
+            prefix: &[u8],
+            after: Option<&[u8]>,
+            limit: usize,
+        ) -> Vec<(Vec<u8>, Vec<u8>)> {
+            let is_after = |key: &Vec<u8>| after.is_none_or(|after| key.as_slice() > after);
+            let rows = self.rows.iter().filter(|(key, _)| key.starts_with(prefix) && is_after(key));
+            rows.take(limit).map(|(key, row)| (key.clone(), row.clone())).collect()
+        }
+
+        fn new_id(&self) -> u128 {
+            self.ids.set(self.ids.get() + 1);
+            1_000_000 + self.ids.get()
+        }
+    }
+
+    fn scope() -> Scope {
+        Scope { tenant: TenantId(7), user: UserId(8), app: AppId::new("shelf").unwrap() }
+    }
+
+    fn with(documents: u128) -> View<Table> {
+        let mut table = Table::default();
+        for id in 1..=documents {
+            let data = JsonBytes::from(json!({"n": id as u64, "even": id % 2 == 0}));
+            let at = Timestamp(0);
+            let stored = StoredDocument { version: 3, created_at: at, updated_at: at, data };
+            let row = codec::encode(&stored).unwrap();
+            table.rows.insert(scope().document_key("book", id), row);
+        }
+        View::new(table, scope(), Timestamp(60_000))
+    }
+
+    fn query(limit: usize) -> Query<'static> {
+        Query { kind: "book", filter: None, ids: None, limit }
+    }
+
+    fn fields(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn a_batch_sees_its_own_writes_in_the_order_of_making() {
+        let mut view = with(600);
+        let made = view.create("book", fields(json!({"n": 601}))).unwrap();
+        view.keep_item();
+        assert!(view.delete("book", &shown_id(300)).unwrap());
+        assert!(view.update("book", &shown_id(2), &fields(json!({"n": 0}))).unwrap());
+        let listed = view.list(&query(1_000)).unwrap();
+        assert_eq!(listed.len(), 600);
+        assert_eq!(listed[1].data["n"], 0);
+        assert_eq!(listed[1].updated_at, "1970-01-01T00:01:00.000Z");
+        assert_eq!(listed.last().unwrap().id, made);
+        assert!(!listed.iter().any(|document| document.id == shown_id(300)));
+        assert_eq!(view.get("book", &shown_id(300)).unwrap(), None);
+        assert_eq!(view.get("film", &shown_id(2)).unwrap(), None);
+    }
+
+    #[test]
+    fn what_a_failed_item_did_is_dropped() {
+        let mut view = with(2);
+        view.update("book", &shown_id(1), &fields(json!({"n": 5}))).unwrap();
+        view.keep_item();
+        view.update("book", &shown_id(1), &fields(json!({"n": 6}))).unwrap();
+        view.delete("book", &shown_id(2)).unwrap();
+        view.drop_item();
+        let (reads, writes) = view.finish();
+        assert_eq!(reads, [(scope().document_key("book", 1), Some(3))]);
+        let document = writes[0].document.clone().unwrap();
+        assert_eq!((writes.len(), document.version), (1, 4));
+        assert_eq!(document.data.value()["n"], 5);
+    }
+
+    #[test]
+    fn what_only_reads_has_nothing_to_check_and_what_is_missing_counts_as_read() {
+        let mut view = with(2);
+        view.list(&query(10)).unwrap();
+        view.keep_item();
+        assert_eq!(view.finish(), (Vec::new(), Vec::new()));
+        let mut view = with(1);
+        assert!(!view.update("book", &shown_id(9), &fields(json!({}))).unwrap());
+        view.create("book", Map::new()).unwrap();
+        view.keep_item();
+        let (reads, _) = view.finish();
+        assert_eq!(reads, [(scope().document_key("book", 9), None)]);
+    }
+
+    #[test]
+    fn a_where_that_looks_at_too_much_names_what_to_index() {
+        let mut view = with(EXAMINED_MAX as u128 + 1);
+        let filter = Filter::parse(&json!({"n": EXAMINED_MAX + 1})).unwrap();
+        let reason = view.list(&Query { filter: Some(&filter), ..query(1) }).unwrap_err();
+        assert_eq!(reason.code, "too_many_documents");
+        assert!(reason.message.contains("app.data.kinds.book.indexes"), "{}", reason.message);
+        // It stops as soon as it has enough.
+        let filter = Filter::parse(&json!({"even": true})).unwrap();
+        assert_eq!(view.list(&Query { filter: Some(&filter), ..query(3) }).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn ids_are_read_in_the_form_they_are_shown_and_each_once() {
+        let mut view = with(3);
+        let ids = [3, 1, 3].map(shown_id);
+        let asked = Query { ids: Some(&ids), ..query(10) };
+        let listed = view.list(&asked).unwrap();
+        let listed: Vec<_> = listed.iter().map(|document| document.id.clone()).collect();
+        assert_eq!(listed, [shown_id(1), shown_id(3)]);
+        for text in ["", "doc_", "1", &shown_id(1).to_uppercase(), &shown_id(1)[4..]] {
+            assert_eq!(read_id(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_document_stays_small_and_so_does_a_batch() {
+        let mut view = with(1);
+        let large = fields(json!({"text": "x".repeat(DOCUMENT_BYTES_MAX - 20)}));
+        view.create("book", large.clone()).unwrap();
+        let grown = view.update("book", &shown_id(1), &fields(json!({"a": "y".repeat(30)})));
+        assert!(grown.unwrap());
+        let id = shown_id(1_000_001);
+        let refused = view.update("book", &id, &fields(json!({"a": "y".repeat(30)})));
+        assert_eq!(refused.unwrap_err().code, "document_too_large");
+        let refused = (0..20).find_map(|_| view.create("book", large.clone()).err());
+        assert_eq!(refused.unwrap().code, "too_much_written");
+        assert_eq!(view.create("a\0b", Map::new()).unwrap_err().code, "argument_invalid");
+    }
+}

@@ -1,0 +1,443 @@
+//! A developer: a user with a nickname, a tier, and a list of apps.
+//!
+//! Invariants
+//! - A user registers once. The nickname was reserved before; it is confirmed after a restart too.
+//! - An app's id stands in the list before the app is created, so that no more are created than
+//!   the tier allows, however many requests come at once.
+//!
+//! Deliberate limits
+//! - A nickname whose reservation lapsed before it could be confirmed (a server that was down just
+//!   then) and that somebody else took meanwhile is given up.
+//! - An id stays in the list when the process ended before its app was created; creating it again
+//!   goes on from there.
+
+use std::time::Duration;
+
+use identity::claim::{Claim, ClaimKey, ClaimTarget, Confirm, Namespace, Reserve, claim_address};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use supervision::{
+    Address, Class, Command, EffectContext, Entity, Handle, Refusal, Timestamp, Turn,
+};
+use types::{AppId, SharePercent, TenantId, UserId, home_of, owner_of_user};
+
+/// Nicknames, unique over the installation.
+pub const NICKNAME: Namespace = Namespace::new("nickname");
+/// How often a confirmation is tried before it waits for the next start.
+const CONFIRM_ATTEMPTS_MAX: u32 = 60;
+/// The pause between two tries.
+const CONFIRM_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a developer has paid for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// Nothing.
+    #[default]
+    Explorer,
+    /// The first step.
+    Indie,
+    /// The second.
+    Studio,
+    /// All there is.
+    Partner,
+}
+
+impl Tier {
+    /// The name in requests and answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Explorer => "explorer",
+            Self::Indie => "indie",
+            Self::Studio => "studio",
+            Self::Partner => "partner",
+        }
+    }
+
+    /// The tier of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Self::Explorer, Self::Indie, Self::Studio, Self::Partner];
+        all.into_iter().find(|tier| tier.name() == name)
+    }
+
+    /// How many apps it allows.
+    pub fn apps_max(self) -> usize {
+        match self {
+            Self::Explorer | Self::Indie => 3,
+            Self::Studio => 10,
+            Self::Partner => 1_000,
+        }
+    }
+
+    /// The developer's share of an app's price.
+    pub fn share(self) -> SharePercent {
+        let percent = match self {
+            Self::Explorer => 70,
+            Self::Indie => 80,
+            Self::Studio => 85,
+            Self::Partner => 95,
+        };
+        // All of them are percentages.
+        SharePercent::new(percent).unwrap_or_else(|error| panic!("{percent}: {error}"))
+    }
+}
+
+/// What is known of a developer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    /// Who.
+    pub user: UserId,
+    /// The tenant in whose chain the developer's records are.
+    pub tenant: TenantId,
+    /// The tier.
+    pub tier: Tier,
+    /// The nickname; `None` when it was given up.
+    pub nickname: Option<String>,
+    /// Since when.
+    pub registered_at: Timestamp,
+    /// The apps, the oldest first.
+    pub apps: Vec<AppId>,
+}
+
+/// A developer.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Developer {
+    profile: Option<Profile>,
+    /// Whether the nickname is reserved only.
+    unconfirmed: bool,
+}
+
+impl Developer {
+    /// Where a developer lives who registers in `tenant`. An existing one is found by the id:
+    /// [`supervision::System::locate`].
+    pub fn address(user: UserId, tenant: TenantId) -> Address<Self> {
+        let address = Address::new(&user.to_string(), owner_of_user(user), home_of(tenant));
+        // An id's text is neither empty, nor too long, nor unprintable.
+        address.unwrap_or_else(|| panic!("{user} has no address"))
+    }
+
+    /// What is known; `None` when the user is no developer.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
+    }
+
+    fn existing(&self) -> Result<&Profile, Refusal> {
+        self.profile.as_ref().ok_or_else(no_developer)
+    }
+}
+
+/// 403: the user has not registered.
+pub fn no_developer() -> Refusal {
+    let message = "you are no developer yet: register first";
+    Refusal::new(Class::Forbidden, "not_a_developer", message)
+}
+
+/// A user became a developer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Registered {
+    /// Who.
+    pub user: UserId,
+    /// The tenant in whose chain the developer's records are.
+    pub tenant: TenantId,
+    /// The tier.
+    pub tier: Tier,
+    /// The nickname, which is reserved.
+    pub nickname: String,
+}
+
+/// The nickname is the developer's for good, or was given up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NicknameSettled {
+    /// Which of the two.
+    pub kept: bool,
+}
+
+/// An app is about to be created.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AppAdded {
+    /// Its id.
+    pub app: AppId,
+}
+
+/// An app could not be created, or is gone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AppRemoved {
+    /// Its id.
+    pub app: AppId,
+}
+
+supervision::events! {
+    /// What happens to a developer.
+    pub enum DeveloperEvent {
+        /// Registered.
+        Registered(Registered) = "registered", 1;
+        /// The nickname was confirmed or given up.
+        NicknameSettled(NicknameSettled) = "nickname_settled", 1;
+        /// An app more.
+        AppAdded(AppAdded) = "app_added", 1;
+        /// An app less.
+        AppRemoved(AppRemoved) = "app_removed", 1;
+    }
+}
+
+/// What a developer asks of others.
+#[derive(Clone, Debug)]
+pub struct ConfirmNickname {
+    nickname: String,
+    target: ClaimTarget,
+}
+
+impl Entity for Developer {
+    const KIND: &'static str = "developer";
+    type Event = DeveloperEvent;
+    type Effect = ConfirmNickname;
+
+    fn apply(&mut self, event: &DeveloperEvent, at: Timestamp) {
+        if let DeveloperEvent::Registered(registered) = event {
+            let Registered { user, tenant, tier, nickname } = registered.clone();
+            let (nickname, apps) = (Some(nickname), Vec::new());
+            self.profile = Some(Profile { user, tenant, tier, nickname, registered_at: at, apps });
+            self.unconfirmed = true;
+        }
+        let Some(profile) = &mut self.profile else { return };
+        match event {
+            DeveloperEvent::Registered(_) => {}
+            DeveloperEvent::NicknameSettled(settled) => {
+                self.unconfirmed = false;
+                profile.nickname.take_if(|_| !settled.kept);
+            }
+            DeveloperEvent::AppAdded(added) => profile.apps.push(added.app.clone()),
+            DeveloperEvent::AppRemoved(removed) => profile.apps.retain(|app| *app != removed.app),
+        }
+    }
+
+    fn is_pending(&self) -> bool {
+        self.unconfirmed
+    }
+
+    fn resume(&self) -> Vec<ConfirmNickname> {
+        let profile = self.profile.as_ref().filter(|_| self.unconfirmed);
+        let effect = profile.and_then(|profile| {
+            let target = ClaimTarget { user: profile.user, tenant: profile.tenant };
+            Some(ConfirmNickname { nickname: profile.nickname.clone()?, target })
+        });
+        effect.into_iter().collect()
+    }
+
+    async fn perform(effect: ConfirmNickname, context: EffectContext<Self>) {
+        confirm_nickname(effect, context).await;
+    }
+
+    fn observe(&self) -> serde_json::Value {
+        let Some(profile) = &self.profile else { return json!({"registered": false}) };
+        json!({
+            "tenant": profile.tenant,
+            "tier": profile.tier,
+            "nickname": profile.nickname,
+            "unconfirmed": self.unconfirmed,
+            "registered_at": types::rfc3339(profile.registered_at),
+            "apps": profile.apps,
+        })
+    }
+}
+
+async fn confirm_nickname(effect: ConfirmNickname, context: EffectContext<Developer>) {
+    let ConfirmNickname { nickname, target } = effect;
+    let (system, origin) = (context.system, context.origin);
+    let claims = system.directory::<Claim>();
+    let claim = claim_address(NICKNAME, &nickname, &system.port::<ClaimKey>());
+    let holder = target.user.0;
+    for _ in 0..CONFIRM_ATTEMPTS_MAX {
+        // A reservation that lapsed is taken anew, if nobody else has it.
+        let mut outcome = claims.ask(&claim, Reserve { holder }, origin.clone()).await.map(|_| ());
+        if outcome.is_ok() {
+            outcome = claims.ask(&claim, Confirm { holder, target }, origin.clone()).await;
+        }
+        let kept = match outcome {
+            Ok(()) => Some(true),
+            Err(refusal) if refusal.code == "already_claimed" => Some(false),
+            Err(_) => None,
+        };
+        if let Some(kept) = kept {
+            let developers = system.directory::<Developer>();
+            let settle = SettleNickname { kept };
+            if developers.ask(&context.address, settle, origin.clone()).await.is_ok() {
+                return;
+            }
+        }
+        tokio::time::sleep(CONFIRM_PAUSE).await;
+    }
+}
+
+/// Makes the user a developer; the nickname is reserved. Refused (400, `already_registered`) when
+/// the user is one.
+#[derive(Clone, Debug)]
+pub struct Register {
+    /// Who.
+    pub user: UserId,
+    /// The tenant in whose chain the developer's records are.
+    pub tenant: TenantId,
+    /// The tier.
+    pub tier: Tier,
+    /// The nickname.
+    pub nickname: String,
+}
+
+impl Command for Register {
+    const NAME: &'static str = "register";
+}
+
+impl Handle<Register> for Developer {
+    type Reply = Profile;
+
+    fn handle(turn: &mut Turn<'_, Self>, command: Register) -> Result<Profile, Refusal> {
+        let Register { user, tenant, tier, nickname } = command;
+        if turn.state().profile.is_some() {
+            return Err(already_registered());
+        }
+        turn.record(DeveloperEvent::Registered(Registered { user, tenant, tier, nickname }));
+        for effect in turn.state().resume() {
+            turn.effect(effect);
+        }
+        turn.state().existing().cloned()
+    }
+}
+
+/// 400: the user is a developer.
+pub fn already_registered() -> Refusal {
+    let message = "you are already registered as a developer";
+    Refusal::new(Class::BadRequest, "already_registered", message)
+}
+
+/// Says what became of the nickname. A repetition changes nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct SettleNickname {
+    /// Whether it is the developer's.
+    pub kept: bool,
+}
+
+impl Command for SettleNickname {
+    const NAME: &'static str = "settle_nickname";
+}
+
+impl Handle<SettleNickname> for Developer {
+    type Reply = ();
+
+    fn handle(turn: &mut Turn<'_, Self>, command: SettleNickname) -> Result<(), Refusal> {
+        if turn.state().unconfirmed {
+            let kept = command.kept;
+            turn.record(DeveloperEvent::NicknameSettled(NicknameSettled { kept }));
+        }
+        Ok(())
+    }
+}
+
+/// Puts an app's id into the list, and says whether it was not there yet. Refused (403,
+/// `app_limit`) when the tier allows no more.
+#[derive(Clone, Debug)]
+pub struct AddApp {
+    /// The id.
+    pub app: AppId,
+}
+
+impl Command for AddApp {
+    const NAME: &'static str = "add_app";
+}
+
+impl Handle<AddApp> for Developer {
+    type Reply = bool;
+
+    fn handle(turn: &mut Turn<'_, Self>, command: AddApp) -> Result<bool, Refusal> {
+        let profile = turn.state().existing()?;
+        if profile.apps.contains(&command.app) {
+            return Ok(false);
+        }
+        let (tier, apps_max) = (profile.tier.name(), profile.tier.apps_max());
+        if profile.apps.len() >= apps_max {
+            let message = format!("the tier {tier} allows {apps_max} apps");
+            let facts = json!({"limit": apps_max, "tier": tier});
+            return Err(Refusal::new(Class::Forbidden, "app_limit", message).with_facts(&facts));
+        }
+        turn.record(DeveloperEvent::AppAdded(AppAdded { app: command.app }));
+        Ok(true)
+    }
+}
+
+/// Takes an app's id out of the list. What is not in it changes nothing.
+#[derive(Clone, Debug)]
+pub struct RemoveApp {
+    /// The id.
+    pub app: AppId,
+}
+
+impl Command for RemoveApp {
+    const NAME: &'static str = "remove_app";
+}
+
+impl Handle<RemoveApp> for Developer {
+    type Reply = ();
+
+    fn handle(turn: &mut Turn<'_, Self>, command: RemoveApp) -> Result<(), Refusal> {
+        if turn.state().existing()?.apps.contains(&command.app) {
+            turn.record(DeveloperEvent::AppRemoved(AppRemoved { app: command.app }));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use supervision::testkit::Given;
+
+    use super::*;
+
+    fn register() -> Register {
+        let (user, tenant) = (UserId(7), TenantId(8));
+        Register { user, tenant, tier: Tier::Explorer, nickname: "ada".to_owned() }
+    }
+
+    fn app(number: usize) -> AppId {
+        AppId::new(&format!("app-{number}")).unwrap()
+    }
+
+    #[test]
+    fn a_user_registers_once_and_the_nickname_is_confirmed_until_it_is() {
+        let then = Given::<Developer>::nothing().when(register());
+        assert_eq!((then.effects.len(), then.effects[0].nickname.as_str()), (1, "ada"));
+        let given = then.then();
+        assert_eq!(given.state().resume().len(), 1);
+        let (code, given) = given.when(register()).refused();
+        assert_eq!(code, "already_registered");
+        let given = given.when(SettleNickname { kept: true }).then();
+        assert!(!given.state().is_pending() && given.state().resume().is_empty());
+        let then = given.when(SettleNickname { kept: false });
+        assert!(then.events.is_empty());
+        assert_eq!(then.then().state().profile().unwrap().nickname.as_deref(), Some("ada"));
+    }
+
+    #[test]
+    fn a_nickname_that_was_lost_is_given_up() {
+        let given = Given::<Developer>::nothing().when(register()).then();
+        let given = given.when(SettleNickname { kept: false }).then();
+        assert_eq!(given.state().profile().unwrap().nickname, None);
+        assert!(!given.state().is_pending());
+    }
+
+    #[test]
+    fn no_more_apps_than_the_tier_allows() {
+        let (code, given) = Given::<Developer>::nothing().when(AddApp { app: app(0) }).refused();
+        assert_eq!(code, "not_a_developer");
+        let mut given = given.when(register()).then();
+        for number in 0..Tier::Explorer.apps_max() {
+            let (added, next) = given.when(AddApp { app: app(number) }).reply();
+            assert!(added);
+            given = next;
+        }
+        let (added, given) = given.when(AddApp { app: app(0) }).reply();
+        assert!(!added);
+        let (code, given) = given.when(AddApp { app: app(9) }).refused();
+        assert_eq!(code, "app_limit");
+        let given = given.when(RemoveApp { app: app(0) }).then();
+        assert!(given.when(AddApp { app: app(9) }).outcome.unwrap());
+    }
+}

@@ -1,0 +1,600 @@
+//! The developer portal: what the gateway calls. A port.
+//!
+//! Each method that makes something unique goes reserve, create, confirm; each step may be
+//! repeated, so that a request that was cut off goes on when it is sent again.
+//!
+//! Invariant: whoever changes an app through this port makes the catalogue forget it before the
+//! answer leaves.
+//!
+//! Deliberate limits
+//! - Only the tier `explorer` can be registered; the others are not sold yet.
+//! - A review decides on nothing by itself: see [`Market::set_status`].
+
+use std::sync::Arc;
+
+use control::app::{App, Create, Details, Listing, SetStatus, Status, Update};
+use control::pricing::{Prices, PricingModel};
+use extensions::Apps;
+use identity::claim::{
+    Claim, ClaimKey, ClaimTarget, Confirm, Namespace, Release, Reserve, claim_address,
+};
+use identity::user::{EMAIL_LABEL, User};
+use persistence::record::sha256;
+use serde::Deserialize;
+use serde_json::Value;
+use supervision::idempotency::Ticketed;
+use supervision::{
+    Address, Begin, Class, Command, Entity, Handle, IdempotencyKey, Origin, Refusal, System,
+};
+use types::{AppId, JsonBytes, SharePercent, TenantId, UserId};
+
+use crate::developer::{
+    AddApp, Developer, NICKNAME, Profile, Register, RemoveApp, Tier, already_registered,
+    no_developer,
+};
+use crate::view::{
+    AppDetailResponse, AppResponse, AppSubmitResponse, DeployResponse, DeveloperProfileResponse,
+    SubmitCheck, ToolResponse,
+};
+
+/// App ids, unique over the installation.
+pub const APP: Namespace = Namespace::new("app");
+/// Nicknames that nobody gets.
+const NICKNAMES_RESERVED: [&str; 12] = [
+    "admin",
+    "administrator",
+    "api",
+    "bailiwick",
+    "developer",
+    "imperal",
+    "official",
+    "operator",
+    "root",
+    "staff",
+    "support",
+    "system",
+];
+/// App ids of what is part of the server, or will be.
+const APPS_RESERVED: [&str; 12] = [
+    "admin",
+    "automations",
+    "billing",
+    "developer",
+    "extensions",
+    "file-reader",
+    "imperal",
+    "marketplace",
+    "operator",
+    "secrets",
+    "settings",
+    "system",
+];
+
+/// For whom something is done. The gateway has checked it against the credential.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    /// The user.
+    pub user: UserId,
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The request, for the records.
+    pub origin: Origin,
+}
+
+/// A request to become a developer.
+#[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
+pub struct DeveloperRegister {
+    /// The tier: `explorer`.
+    #[serde(default = "explorer")]
+    pub tier: String,
+    /// 3 to 30 characters a-z, 0-9, `_` and `-`, first and last a letter or digit.
+    pub nickname: String,
+}
+
+/// A request to create an app.
+#[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
+pub struct AppCreate {
+    /// The id: 2 to 64 characters a-z, 0-9 and `-`.
+    pub app_id: String,
+    /// 1 to 200 characters.
+    pub display_name: String,
+    /// Up to 2,000 characters.
+    #[serde(default)]
+    pub description: String,
+    /// Up to 50 characters.
+    #[serde(default = "general")]
+    pub category: String,
+    /// Up to 200 characters.
+    #[serde(default)]
+    pub icon: String,
+    /// 10 to 500 characters.
+    pub git_url: String,
+    /// free, per_action or subscription.
+    #[serde(default = "free")]
+    pub pricing_model: String,
+    /// `{"default": 1, "functions": {"add_book": 2}}`, in credits.
+    #[serde(default)]
+    pub pricing_config: Option<JsonBytes>,
+}
+
+/// A request to change an app; what is absent stays.
+#[derive(Clone, Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct AppUpdate {
+    /// 1 to 200 characters.
+    pub display_name: Option<String>,
+    /// Up to 2,000 characters.
+    pub description: Option<String>,
+    /// Up to 50 characters.
+    pub category: Option<String>,
+    /// Up to 200 characters.
+    pub icon: Option<String>,
+    /// 10 to 500 characters.
+    pub git_url: Option<String>,
+    /// free, per_action or subscription; only in a draft or a suspended app, as what follows.
+    pub pricing_model: Option<String>,
+    /// As on creation.
+    pub pricing_config: Option<JsonBytes>,
+    /// 50 to the share of the developer's tier.
+    pub revenue_split_dev: Option<u8>,
+}
+
+fn explorer() -> String {
+    Tier::Explorer.name().to_owned()
+}
+
+fn general() -> String {
+    "general".to_owned()
+}
+
+fn free() -> String {
+    PricingModel::Free.name().to_owned()
+}
+
+/// The developer portal.
+pub struct Market {
+    apps: Arc<Apps>,
+}
+
+impl Market {
+    /// The portal of the apps of a catalogue.
+    pub fn new(apps: Arc<Apps>) -> Arc<Self> {
+        Arc::new(Self { apps })
+    }
+
+    /// Makes a user a developer. Refused (400) with `already_registered`, `nickname_taken`,
+    /// `nickname_reserved`, `invalid_nickname` or `tier_not_available`.
+    pub async fn register_developer(
+        &self,
+        system: &Arc<System>,
+        principal: &Principal,
+        request: DeveloperRegister,
+        idempotency: Option<&IdempotencyKey>,
+    ) -> Result<Value, Refusal> {
+        let DeveloperRegister { tier, nickname } = request;
+        let tier = check_tier(&tier)?;
+        check_nickname(&nickname)?;
+        let Principal { user, tenant, origin } = principal.clone();
+        let found = system.locate(Developer::KIND, &user.to_string());
+        let address = found.and_then(Address::from_place);
+        let address = address.unwrap_or_else(|| Developer::address(user, tenant));
+        let ticket = match begin(system, &address, idempotency).await? {
+            Begun::Recorded(body) => return Ok(body),
+            Begun::New(ticket) => ticket,
+        };
+        let developers = system.directory::<Developer>();
+        let is_one = |developer: &Developer| developer.profile().is_some();
+        if developers.look(&address, origin.clone(), is_one).await? {
+            return Err(already_registered());
+        }
+        let claims = system.directory::<Claim>();
+        let claim = claim_address(NICKNAME, &nickname, &system.port::<ClaimKey>());
+        let holder = user.0;
+        let reserved = claims.ask(&claim, Reserve { holder }, origin.clone()).await;
+        reserved.map_err(|refusal| match refusal.code.as_str() {
+            "already_claimed" => bad_request("nickname_taken", "this nickname is taken"),
+            _ => refusal,
+        })?;
+        let email = email_of(system, principal).await;
+        let render = move |profile: &Profile| DeveloperProfileResponse::of(profile, email);
+        let command = Register { user, tenant, tier, nickname };
+        ask(system, &address, command, origin, ticket, render).await
+    }
+
+    /// A developer's profile; 403 for other users.
+    pub async fn profile(
+        &self,
+        system: &Arc<System>,
+        principal: &Principal,
+    ) -> Result<DeveloperProfileResponse, Refusal> {
+        let (_, profile) = developer(system, principal).await?;
+        Ok(DeveloperProfileResponse::of(&profile, email_of(system, principal).await))
+    }
+
+    /// Creates an app as a draft. Refused: 403 for users who are no developer and beyond what the
+    /// tier allows, 409 `app_id_taken`, 422.
+    pub async fn create_app(
+        &self,
+        system: &Arc<System>,
+        principal: &Principal,
+        request: AppCreate,
+        idempotency: Option<&IdempotencyKey>,
+    ) -> Result<Value, Refusal> {
+        let (address, profile) = developer(system, principal).await?;
+        let id = AppId::new(&request.app_id);
+        let id = id.map_err(|error| Refusal::invalid("app_id", error.to_string()))?;
+        let listing = listing(request, profile.tier.share())?;
+        if APPS_RESERVED.contains(&id.as_str()) {
+            return Err(app_id_taken());
+        }
+        let place = Apps::locate(system, &id);
+        let app = place.clone().unwrap_or_else(|| App::address(&id, profile.tenant));
+        let ticket = match begin(system, &app, idempotency).await? {
+            Begun::Recorded(body) => return Ok(body),
+            Begun::New(ticket) => ticket,
+        };
+        // What was created before is taken, by its own developer too.
+        if place.is_some() {
+            return Err(app_id_taken());
+        }
+        let (user, tenant, origin) = (profile.user, profile.tenant, principal.origin.clone());
+        let developers = system.directory::<Developer>();
+        let add = AddApp { app: id.clone() };
+        let is_new = developers.ask(&address, add, origin.clone()).await?;
+        let create = Create { id: id.clone(), developer: user, tenant, listing };
+        let created = reserve_and_create(system, principal, &app, create, ticket).await;
+        if is_new && created.as_ref().is_err_and(|refusal| refusal.class != Class::InDoubt) {
+            // What is left in the list if this fails too only counts; creating it again goes on.
+            let _ = developers.ask(&address, RemoveApp { app: id.clone() }, origin).await;
+        }
+        self.apps.forget(&id);
+        created
+    }
+
+    /// A developer's apps, the oldest first; 403 for other users.
+    pub async fn list_apps(
+        &self,
+        system: &Arc<System>,
+        principal: &Principal,
+    ) -> Result<Vec<AppResponse>, Refusal> {
+        let (_, profile) = developer(system, principal).await?;
+        let mut apps = Vec::with_capacity(profile.apps.len());
+        for id in &profile.apps {
+            match look(system, id, &principal.origin).await {
+                Ok((_, app)) if app.developer == principal.user => {
+                    apps.push(AppResponse::from(&app));
+                }
+                // About to be created.
+                Ok(_) => {}
+                Err(refusal) if refusal.class == Class::NotFound => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(apps)
+    }
+
+    /// One of a developer's apps, with its functions; 403 for other users, 404 for other apps.
+    pub async fn get_app(
+        &self,
+        system: &Arc<System>,
+        principal: &Principal,
+        app_id: &str,
+    ) -> Result<AppDetailResponse, Refusal> {
+        let (_, app) = owned(system, principal, app_id).await?;
+        let compiled = self.apps.find(system, &app.id, &principal.origin).await?;
+        let functions = compiled.ir.iter().flat_map(|ir| &ir.functions);
+        let tools_json = functions.map(ToolResponse::from).collect();
+        Ok(AppDetailResponse { app: AppResponse::from(&app), tools_json })
+    }
+
+    /// Changes an app; as [`Market::get_app`], and 409 `pricing_locked`.
+    pub async fn update_app(
+        &self,
+        system: &Arc<System>,
+        principal: &Principal,
+        app_id: &str,
+        request: AppUpdate,
+        idempotency: Option<&IdempotencyKey>,
+    ) -> Result<Value, Refusal> {
+        let (_, profile) = developer(system, principal).await?;
+        let (address, app) = owned(system, principal, app_id).await?;
+        let update = update(request, profile.tier.share())?;
+        let ticket = match begin(system, &address, idempotency).await? {
+            Begun::Recorded(body) => return Ok(body),
+            Begun::New(ticket) => ticket,
+        };
+        let origin = principal.origin.clone();
+        let updated = ask(system, &address, update, origin, ticket, app_response).await;
+        self.apps.forget(&app.id);
+        updated
+    }
+
+    /// Submits an app for review. What is not as it should be is told in the answer.
+    pub async fn submit_app(
+        &self,
+        system: &Arc<System>,
+        principal: &Principal,
+        app_id: &str,
+    ) -> Result<AppSubmitResponse, Refusal> {
+        let (_, app) = owned(system, principal, app_id).await?;
+        let checks = vec![
+            SubmitCheck { check: "version_deployed", ok: app.current().is_some() },
+            SubmitCheck { check: "description_given", ok: !app.listing.description.is_empty() },
+        ];
+        if checks.iter().any(|check| !check.ok) {
+            return Ok(AppSubmitResponse { status: "failed".to_owned(), checks });
+        }
+        let origin = &principal.origin;
+        let app = self.set_status(system, &app.id, Status::PendingReview, None, origin).await?;
+        Ok(AppSubmitResponse { status: app.status, checks })
+    }
+
+    /// The versions of an app that are remembered, the newest first.
+    pub async fn deploys(
+        &self,
+        system: &Arc<System>,
+        principal: &Principal,
+        app_id: &str,
+    ) -> Result<Vec<DeployResponse>, Refusal> {
+        let (_, app) = owned(system, principal, app_id).await?;
+        Ok(app.versions.iter().rev().map(DeployResponse::from).collect())
+    }
+
+    /// Moves an app to another state: for reviews and suspensions. The caller has checked who asks.
+    pub async fn set_status(
+        &self,
+        system: &Arc<System>,
+        id: &AppId,
+        status: Status,
+        reason: Option<String>,
+        origin: &Origin,
+    ) -> Result<AppResponse, Refusal> {
+        let address = Apps::locate(system, id).ok_or_else(|| Refusal::not_found("app"))?;
+        let apps = system.directory::<App>();
+        let set = apps.ask(&address, SetStatus { status, reason }, origin.clone()).await;
+        self.apps.forget(id);
+        set.map(|app| AppResponse::from(&app))
+    }
+}
+
+/// What a key has led to so far.
+enum Begun {
+    Recorded(Value),
+    New(Option<Ticketed>),
+}
+
+async fn begin<E: Entity>(
+    system: &Arc<System>,
+    address: &Address<E>,
+    key: Option<&IdempotencyKey>,
+) -> Result<Begun, Refusal> {
+    let Some(key) = key else { return Ok(Begun::New(None)) };
+    match system.begin(address.place(), key.clone()).await? {
+        Begin::Fresh(ticket) => Ok(Begun::New(Some(ticket))),
+        Begin::Recorded(body) => {
+            serde_json::from_slice(&body).map(Begun::Recorded).map_err(|_| Refusal::crashed())
+        }
+    }
+}
+
+/// Asks, and renders the answer; with a ticket the rendered answer is recorded.
+async fn ask<E, C, V: serde::Serialize>(
+    system: &Arc<System>,
+    address: &Address<E>,
+    command: C,
+    origin: Origin,
+    ticket: Option<Ticketed>,
+    render: impl FnOnce(&<E as Handle<C>>::Reply) -> V + Send + 'static,
+) -> Result<Value, Refusal>
+where
+    C: Command,
+    E: Handle<C>,
+{
+    let directory = system.directory::<E>();
+    let Some(ticket) = ticket else {
+        let reply = directory.ask(address, command, origin).await?;
+        return serde_json::to_value(render(&reply)).map_err(|_| Refusal::crashed());
+    };
+    // What callers see holds nothing that JSON cannot say.
+    let bytes = move |reply| serde_json::to_vec(&render(&reply)).unwrap_or_default();
+    let body = directory.ask_once(address, command, origin, ticket, bytes).await?;
+    serde_json::from_slice(&body).map_err(|_| Refusal::crashed())
+}
+
+fn app_response(app: &Details) -> AppResponse {
+    AppResponse::from(app)
+}
+
+async fn reserve_and_create(
+    system: &Arc<System>,
+    principal: &Principal,
+    app: &Address<App>,
+    create: Create,
+    ticket: Option<Ticketed>,
+) -> Result<Value, Refusal> {
+    let origin = &principal.origin;
+    let claims = system.directory::<Claim>();
+    let claim = claim_address(APP, create.id.as_str(), &system.port::<ClaimKey>());
+    let parts: [&[u8]; 2] = [&create.developer.0.to_be_bytes(), create.id.as_str().as_bytes()];
+    let holder = sha256(&parts).first_chunk().map_or(0, |bytes| u128::from_be_bytes(*bytes));
+    let target = ClaimTarget { user: create.developer, tenant: create.tenant };
+    let reserved = claims.ask(&claim, Reserve { holder }, origin.clone()).await;
+    reserved.map_err(|refusal| match refusal.code.as_str() {
+        "already_claimed" => app_id_taken(),
+        _ => refusal,
+    })?;
+    let created = ask(system, app, create, origin.clone(), ticket, app_response).await;
+    match &created {
+        // Should this fail, the app itself still keeps its id from others.
+        Ok(_) => drop(claims.ask(&claim, Confirm { holder, target }, origin.clone()).await),
+        Err(refusal) if refusal.class == Class::InDoubt => {}
+        Err(_) => drop(claims.ask(&claim, Release { holder }, origin.clone()).await),
+    }
+    created
+}
+
+/// The developer that a user is; 403 when none.
+async fn developer(
+    system: &Arc<System>,
+    principal: &Principal,
+) -> Result<(Address<Developer>, Profile), Refusal> {
+    let place = system.locate(Developer::KIND, &principal.user.to_string());
+    let address: Address<Developer> =
+        place.and_then(Address::from_place).ok_or_else(no_developer)?;
+    let look = |developer: &Developer| developer.profile().cloned();
+    let developers = system.directory::<Developer>();
+    let profile = developers.look(&address, principal.origin.clone(), look).await?;
+    Ok((address, profile.ok_or_else(no_developer)?))
+}
+
+/// An app and where it lives; 404 when there is none.
+async fn look(
+    system: &Arc<System>,
+    id: &AppId,
+    origin: &Origin,
+) -> Result<(Address<App>, Details), Refusal> {
+    let missing = || Refusal::not_found("app");
+    let address = Apps::locate(system, id).ok_or_else(missing)?;
+    let apps = system.directory::<App>();
+    let app = apps.look(&address, origin.clone(), |app| app.details().cloned()).await?;
+    Ok((address, app.ok_or_else(missing)?))
+}
+
+/// An app of a developer's own: 403 when the user is no developer, 404 when the app is not theirs.
+pub(crate) async fn owned(
+    system: &Arc<System>,
+    principal: &Principal,
+    app_id: &str,
+) -> Result<(Address<App>, Details), Refusal> {
+    developer(system, principal).await?;
+    let missing = || Refusal::not_found("app");
+    let id = AppId::new(app_id).map_err(|_| missing())?;
+    let (address, app) = look(system, &id, &principal.origin).await?;
+    if app.developer != principal.user {
+        return Err(missing());
+    }
+    Ok((address, app))
+}
+
+/// The user's e-mail address; empty when it cannot be told.
+async fn email_of(system: &Arc<System>, principal: &Principal) -> String {
+    let place = system.locate(User::KIND, &principal.user.to_string());
+    let Some(address) = place.and_then(Address::<User>::from_place) else { return String::new() };
+    let look = |user: &User| user.profile.as_ref().map(|profile| profile.email.clone());
+    let users = system.directory::<User>();
+    let email = users.look(&address, principal.origin.clone(), look).await;
+    let email = email.ok().flatten();
+    let opened = email.and_then(|email| email.open(system.journal().keys(), EMAIL_LABEL));
+    opened.unwrap_or_default()
+}
+
+fn bad_request(code: &str, message: &str) -> Refusal {
+    Refusal::new(Class::BadRequest, code, message)
+}
+
+fn app_id_taken() -> Refusal {
+    Refusal::conflict("app_id_taken", "this app id is already in use")
+}
+
+fn check_tier(name: &str) -> Result<Tier, Refusal> {
+    match Tier::named(name) {
+        Some(Tier::Explorer) => Ok(Tier::Explorer),
+        Some(_) => {
+            let message = "this tier is not sold here yet; register as explorer";
+            Err(bad_request("tier_not_available", message))
+        }
+        None => Err(Refusal::invalid("tier", "explorer, indie, studio or partner")),
+    }
+}
+
+fn check_nickname(nickname: &str) -> Result<(), Refusal> {
+    let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = nickname.as_bytes();
+    let fits = (3..=30).contains(&bytes.len())
+        && bytes.iter().all(|&byte| is_letter(byte) || matches!(byte, b'-' | b'_'))
+        && [bytes.first(), bytes.last()].into_iter().flatten().all(|&byte| is_letter(byte));
+    if !fits {
+        let message = "invalid nickname: 3 to 30 characters a-z, 0-9, _ and -, first and last a \
+                       letter or digit";
+        return Err(bad_request("invalid_nickname", message));
+    }
+    if NICKNAMES_RESERVED.contains(&nickname) {
+        return Err(bad_request("nickname_reserved", "this nickname is reserved"));
+    }
+    Ok(())
+}
+
+fn check_characters(field: &str, text: &str, min: usize, max: usize) -> Result<(), Refusal> {
+    if (min..=max).contains(&text.chars().count()) {
+        return Ok(());
+    }
+    Err(Refusal::invalid(field, format!("{min} to {max} characters")))
+}
+
+/// The bounds of an app's texts: field, least and most characters.
+const TEXTS: [(&str, usize, usize); 5] = [
+    ("display_name", 1, 200),
+    ("description", 0, 2_000),
+    ("category", 0, 50),
+    ("icon", 0, 200),
+    ("git_url", 10, 500),
+];
+
+fn pricing_model(name: &str) -> Result<PricingModel, Refusal> {
+    let wrong = || Refusal::invalid("pricing_model", "free, per_action or subscription");
+    PricingModel::named(name).ok_or_else(wrong)
+}
+
+fn listing(request: AppCreate, share: SharePercent) -> Result<Listing, Refusal> {
+    let texts = [
+        &request.display_name,
+        &request.description,
+        &request.category,
+        &request.icon,
+        &request.git_url,
+    ];
+    for ((field, min, max), text) in TEXTS.into_iter().zip(texts) {
+        check_characters(field, text, min, max)?;
+    }
+    let pricing_model = pricing_model(&request.pricing_model)?;
+    Prices::read(pricing_model, request.pricing_config.as_ref())?;
+    Ok(Listing {
+        display_name: request.display_name,
+        description: request.description,
+        category: request.category,
+        icon: request.icon,
+        git_url: request.git_url,
+        pricing_model,
+        pricing_config: request.pricing_config,
+        revenue_split_dev: share,
+    })
+}
+
+fn update(request: AppUpdate, share_max: SharePercent) -> Result<Update, Refusal> {
+    let texts = [
+        &request.display_name,
+        &request.description,
+        &request.category,
+        &request.icon,
+        &request.git_url,
+    ];
+    for ((field, min, max), text) in TEXTS.into_iter().zip(texts) {
+        text.as_ref().map_or(Ok(()), |text| check_characters(field, text, min, max))?;
+    }
+    let share = |percent: u8| {
+        let allowed = 50..=share_max.percent();
+        let wrong = || format!("{} to {} percent", allowed.start(), allowed.end());
+        let share = SharePercent::new(percent).ok().filter(|_| allowed.contains(&percent));
+        share.ok_or_else(|| Refusal::invalid("revenue_split_dev", wrong()))
+    };
+    Ok(Update {
+        pricing_model: request.pricing_model.as_deref().map(pricing_model).transpose()?,
+        revenue_split_dev: request.revenue_split_dev.map(share).transpose()?,
+        display_name: request.display_name,
+        description: request.description,
+        category: request.category,
+        icon: request.icon,
+        git_url: request.git_url,
+        pricing_config: request.pricing_config,
+    })
+}

@@ -1,0 +1,72 @@
+//! What every handler has at hand.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use activity::Activity;
+use extensions::Extensions;
+use identity::Identity;
+use market::Market;
+use supervision::reminders::Recovered;
+use supervision::supervisor::Board;
+use supervision::{Origin, System};
+use types::{Caller, RequestId, UserId};
+
+use crate::admission::Admission;
+use crate::authenticate::ServiceToken;
+use crate::metrics::Metrics;
+
+/// The server's parts. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Parts>);
+
+/// See [`App`].
+pub struct Parts {
+    /// The actors.
+    pub system: Arc<System>,
+    /// Who is who.
+    pub identity: Arc<Identity>,
+    /// Extension calls.
+    pub extensions: Arc<Extensions>,
+    /// Developers and their apps.
+    pub market: Arc<Market>,
+    /// The action chain's views.
+    pub activity: Arc<Activity>,
+    /// The token that services show.
+    pub service_token: ServiceToken,
+    /// Rates and places.
+    pub admission: Admission,
+    /// The figures.
+    pub metrics: Metrics,
+    /// The system's own actors.
+    pub board: Board,
+    /// What the start found waiting.
+    pub recovered: Recovered,
+    /// When the server started.
+    pub started: Instant,
+}
+
+impl std::ops::Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl App {
+    /// The application of these parts.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// What records say of a command that this caller's request asks for.
+    pub fn origin(&self, caller: &Caller, request: RequestId) -> Origin {
+        Origin { caller: caller.label(), request: request.0, cause: None }
+    }
+
+    /// A new user's id.
+    pub fn new_user(&self) -> UserId {
+        UserId(self.system.new_id())
+    }
+}

@@ -1,0 +1,224 @@
+//! Identity comes from the credential: who a request is from, before anything else is looked at.
+//!
+//! Handlers name what they accept: [`Member`] (a user's credential), [`Service`] (the service
+//! token), [`Either`], [`Operator`]. A credential that is present but does not hold is 401, never
+//! "anonymous".
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use persistence::record::sha256;
+use subtle::ConstantTimeEq as _;
+use supervision::Refusal;
+use types::{Caller, CallerKind, RequestId, Scopes, TenantId, UserId};
+
+use crate::admission::Place;
+use crate::app::App;
+use crate::front::Peer;
+use crate::problem::Problem;
+
+/// The service token's digest; the token itself is not kept.
+pub struct ServiceToken([u8; 32]);
+
+impl ServiceToken {
+    /// Of the token.
+    pub fn new(token: &str) -> Self {
+        Self(sha256(&[token.as_bytes()]))
+    }
+
+    fn is(&self, shown: &str) -> bool {
+        sha256(&[shown.as_bytes()]).ct_eq(&self.0).into()
+    }
+}
+
+/// A caller who was let in. Holds the tenant's place in flight.
+pub struct Entered {
+    /// Who.
+    pub caller: Caller,
+    /// The request's id.
+    pub request: RequestId,
+    _place: Option<Place>,
+}
+
+impl Entered {
+    /// The user, or 403 for callers that are none.
+    pub fn user(&self) -> Result<UserId, Refusal> {
+        self.caller.user.ok_or_else(|| Refusal::forbidden("this needs a user"))
+    }
+
+    /// 403 unless a scope covers `wanted`.
+    pub fn require(&self, wanted: &str) -> Result<(), Refusal> {
+        let covered = self.caller.scopes.covers(wanted);
+        let message = format!("this needs the scope {wanted}");
+        covered.then_some(()).ok_or_else(|| Refusal::forbidden(message))
+    }
+
+    /// The tenant that a body names: `default` is the caller's own, another is 403.
+    pub fn tenant_named(&self, named: &str) -> Result<TenantId, Refusal> {
+        let own = self.caller.tenant;
+        if named.is_empty() || named == "default" || named.parse() == Ok(own) {
+            return Ok(own);
+        }
+        Err(Refusal::forbidden("tenant_id is not the credential's own tenant"))
+    }
+
+    /// The user that a body names: must be the caller's own.
+    pub fn user_named(&self, named: &str) -> Result<UserId, Refusal> {
+        let own = self.user()?;
+        if named.is_empty() || named.parse() == Ok(own) {
+            return Ok(own);
+        }
+        Err(Refusal::forbidden("user_id is not the credential's own user"))
+    }
+}
+
+fn header<'a>(parts: &'a Parts, name: &str) -> Result<Option<&'a str>, Problem> {
+    let value = parts.headers.get(name).map(|value| value.to_str());
+    value.transpose().map_err(|_| Problem::unauthenticated("the credential is not text"))
+}
+
+fn bearer(parts: &Parts) -> Result<Option<&str>, Problem> {
+    let Some(value) = header(parts, "authorization")? else { return Ok(None) };
+    let unfit = || Problem::unauthenticated("Authorization must be `Bearer TOKEN`");
+    let (scheme, token) = value.split_once(' ').ok_or_else(unfit)?;
+    if !scheme.eq_ignore_ascii_case("bearer") || token.trim().is_empty() {
+        return Err(unfit());
+    }
+    Ok(Some(token.trim()))
+}
+
+async fn user_caller(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
+    let Some(token) = bearer(parts)? else { return Ok(None) };
+    let verified = app.identity.authenticate(token, app.system.clock().now()).await?;
+    Ok(Some(verified.caller.clone()))
+}
+
+/// The service, and the tenant and user that it acts for.
+fn service_caller(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
+    let Some(token) = header(parts, "x-service-token")? else { return Ok(None) };
+    if !app.service_token.is(token) {
+        return Err(Problem::unauthenticated("the service token is not valid"));
+    }
+    let id_error = |name: &str| Problem(Refusal::invalid(name, "is not an id"));
+    let user = header(parts, "x-acting-user")?.filter(|text| !text.is_empty());
+    let user = user.map(|text| text.parse::<UserId>().map_err(|_| id_error("X-Acting-User")));
+    let user = user.transpose()?;
+    let tenant = header(parts, "x-tenant-id")?.filter(|text| !matches!(*text, "" | "default"));
+    let tenant = tenant.map(|text| text.parse::<TenantId>().map_err(|_| id_error("X-Tenant-ID")));
+    let tenant = tenant.transpose()?.or(user.map(UserId::direct_tenant));
+    let app_id = match header(parts, "x-extension-id")? {
+        None => header(parts, "x-ext-id")?,
+        some => some,
+    };
+    let app_id = app_id.filter(|text| !text.is_empty());
+    let app_id = app_id.map(|text| text.parse().map_err(|_| id_error("X-Extension-ID")));
+    Ok(Some(Caller {
+        kind: CallerKind::Service,
+        credential: None,
+        user,
+        tenant: tenant.unwrap_or(TenantId::SYSTEM),
+        session: None,
+        role: String::new(),
+        scopes: Scopes::all(),
+        app: app_id.transpose()?,
+    }))
+}
+
+fn enter(parts: &Parts, app: &App, caller: Option<Caller>) -> Result<Entered, Problem> {
+    let request = request_id(parts);
+    match caller {
+        Some(caller) => {
+            let place = app.admission.enter(caller.tenant)?;
+            Ok(Entered { caller, request, _place: Some(place) })
+        }
+        None => Err(Problem::unauthenticated("this needs a credential")),
+    }
+}
+
+/// The request's id, given by the front.
+pub fn request_id(parts: &Parts) -> RequestId {
+    parts.extensions.get::<RequestId>().copied().unwrap_or(RequestId(0))
+}
+
+/// A user's credential.
+pub struct Member(pub Entered);
+/// The service token.
+pub struct Service(pub Entered);
+/// A user's credential or the service token.
+pub struct Either(pub Entered);
+/// A user's credential of an operator.
+pub struct Operator(pub Entered);
+/// Nobody in particular: counted by address.
+pub struct Anyone {
+    /// The request's id.
+    pub request: RequestId,
+    /// The client's address, as throttling counts it.
+    pub address: String,
+    /// What the client calls itself.
+    pub device: Option<String>,
+}
+
+impl FromRequestParts<App> for Member {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let caller = user_caller(parts, app).await?;
+        enter(parts, app, caller).map(Self)
+    }
+}
+
+impl FromRequestParts<App> for Service {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        if let Some(caller) = service_caller(parts, app)? {
+            return enter(parts, app, Some(caller)).map(Self);
+        }
+        // A user is known here, and still may not.
+        match user_caller(parts, app).await? {
+            Some(_) => Err(Refusal::forbidden("this needs the service token").into()),
+            None => Err(Problem::unauthenticated("this needs the service token")),
+        }
+    }
+}
+
+impl FromRequestParts<App> for Either {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let caller = match service_caller(parts, app)? {
+            Some(caller) => Some(caller),
+            None => user_caller(parts, app).await?,
+        };
+        let entered = enter(parts, app, caller)?;
+        let acts = entered.caller.kind != CallerKind::Service
+            || entered.caller.tenant != TenantId::SYSTEM;
+        let message = "name the tenant that you act for";
+        acts.then_some(Self(entered)).ok_or_else(|| Refusal::invalid("X-Tenant-ID", message).into())
+    }
+}
+
+impl FromRequestParts<App> for Operator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let caller = user_caller(parts, app).await?;
+        let entered = enter(parts, app, caller)?;
+        let is_operator = entered.caller.is_operator();
+        let refusal = || Refusal::forbidden("this needs an operator").into();
+        is_operator.then_some(Self(entered)).ok_or_else(refusal)
+    }
+}
+
+impl FromRequestParts<App> for Anyone {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
+        if let Some(address) = peer {
+            app.admission.enter_anonymous(address)?;
+        }
+        let device = header(parts, "user-agent").ok().flatten().map(str::to_owned);
+        let address = peer.map(|address| address.to_string()).unwrap_or_default();
+        Ok(Self { request: request_id(parts), address, device })
+    }
+}

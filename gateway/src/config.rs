@@ -1,0 +1,187 @@
+//! Settings: flags over `BAILIWICK_*` variables over a TOML file over defaults.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
+use serde::Deserialize;
+
+/// The options of `bailiwick serve`.
+#[derive(Args, Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServeArgs {
+    /// Where to listen
+    #[arg(long, env = "BAILIWICK_LISTEN", default_value = "127.0.0.1:8787")]
+    pub listen: SocketAddr,
+    /// Where everything is kept; made if it is missing
+    #[arg(long, env = "BAILIWICK_DATA_DIR", default_value = "./data")]
+    pub data_dir: PathBuf,
+    /// A TOML file with these settings, by their long names with underscores
+    #[arg(long, env = "BAILIWICK_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// The storage engine
+    #[arg(long, env = "BAILIWICK_ENGINE", default_value = "redb", value_parser = ["redb"])]
+    pub engine: String,
+    /// The engine's cache, in MiB
+    #[arg(long, env = "BAILIWICK_CACHE_MIB", default_value_t = 16,
+          value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub cache_mib: u32,
+    /// For development: e-mail links are printed, private upstream addresses are allowed
+    #[arg(long, env = "BAILIWICK_DEV")]
+    pub dev: bool,
+    /// Sign user tokens with EdDSA instead of RS256
+    #[arg(long, env = "BAILIWICK_EDDSA")]
+    pub eddsa: bool,
+    /// Connections at once; further ones wait to be accepted
+    #[arg(long, env = "BAILIWICK_CONNECTIONS_MAX", default_value_t = 8_192)]
+    pub connections_max: usize,
+    /// Requests a second that one tenant may make
+    #[arg(long, env = "BAILIWICK_TENANT_RATE", default_value_t = 100_000)]
+    pub tenant_rate: u32,
+    /// Requests a second that one address may make without a credential
+    #[arg(long, env = "BAILIWICK_ANONYMOUS_RATE", default_value_t = 200)]
+    pub anonymous_rate: u32,
+    /// Credits that the platform takes for each extension call
+    #[arg(long, env = "BAILIWICK_CALL_PRICE", default_value_t = 1)]
+    pub call_price: i64,
+    /// Go on with a journal that lost acknowledged commits; the hash is in the refusal
+    #[arg(long)]
+    #[serde(skip)]
+    pub accept_loss: Option<String>,
+    /// The operator's e-mail address, used at the first start
+    #[arg(long, env = "BAILIWICK_OPERATOR_EMAIL", default_value = "operator@localhost.localdomain")]
+    pub operator_email: String,
+    /// The operator's password at the first start; without it one is made and printed
+    #[arg(long, env = "BAILIWICK_OPERATOR_PASSWORD", hide_env_values = true)]
+    #[serde(skip)]
+    pub operator_password: Option<Hidden>,
+    /// The service token; without it one is derived from the master key, printed at first start
+    #[arg(long, env = "BAILIWICK_SERVICE_TOKEN", hide_env_values = true)]
+    #[serde(skip)]
+    pub service_token: Option<Hidden>,
+    /// The master key as 64 hex digits; without it DATA_DIR/master.key is used
+    #[arg(long, env = "BAILIWICK_MASTER_KEY", hide_env_values = true)]
+    #[serde(skip)]
+    pub master_key: Option<Hidden>,
+}
+
+/// A setting that is never shown.
+#[derive(Clone)]
+pub struct Hidden(pub String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+impl std::str::FromStr for Hidden {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// The settings file is unusable.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("the settings file {path} cannot be read: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not what it should be.
+    #[error("the settings file {path} is not valid: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+}
+
+impl Default for ServeArgs {
+    fn default() -> Self {
+        #[derive(clap::Parser)]
+        struct Defaults {
+            #[command(flatten)]
+            serve: ServeArgs,
+        }
+        <Defaults as clap::Parser>::parse_from(["bailiwick"]).serve
+    }
+}
+
+impl ServeArgs {
+    /// Takes what the settings file says, where neither a flag nor the environment does.
+    pub fn with_file(mut self, matches: &ArgMatches) -> Result<Self, ConfigError> {
+        let Some(path) = self.config.clone() else { return Ok(self) };
+        let file = read(&path)?;
+        let is_default = |name: &str| {
+            matches!(matches.value_source(name), None | Some(ValueSource::DefaultValue))
+        };
+        macro_rules! take {
+            ($($field:ident),*) => {
+                $(if is_default(stringify!($field)) { self.$field = file.$field; })*
+            };
+        }
+        take!(
+            listen, data_dir, engine, cache_mib, dev, eddsa, connections_max, tenant_rate,
+            anonymous_rate, call_price, operator_email
+        );
+        Ok(self)
+    }
+}
+
+fn read(path: &Path) -> Result<ServeArgs, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    toml::from_str(&text).map_err(|source| {
+        let source = Box::new(source);
+        ConfigError::Parse { path: path.to_owned(), source }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory as _, FromArgMatches as _};
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn parse(file: &str, flags: &[&str]) -> Result<ServeArgs, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bailiwick.toml");
+        std::fs::write(&path, file).unwrap();
+        let mut words = vec!["bailiwick", "--config", path.to_str().unwrap()];
+        words.extend(flags);
+        let matches = Cli::command().get_matches_from(words);
+        Cli::from_arg_matches(&matches).unwrap().serve.with_file(&matches)
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let file = "listen = \"127.0.0.1:1\"\ncall_price = 7\n";
+        let args = parse(file, &["--call-price", "3"]).unwrap();
+        assert_eq!((args.listen.port(), args.call_price), (1, 3));
+        assert_eq!(args.cache_mib, ServeArgs::default().cache_mib);
+    }
+
+    #[test]
+    fn an_unknown_setting_is_named_with_its_line() {
+        let error = parse("liste = 1", &[]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("liste") && text.contains("line 1"), "{text}");
+    }
+}

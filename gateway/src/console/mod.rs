@@ -1,0 +1,191 @@
+//! The operator's console: one page, its style and its script, and the JSON that it shows.
+//!
+//! The server renders the page's landmarks once ([`page`]); the script logs in, asks for what it
+//! shows with a bearer token, and keeps it up to date. Nothing comes from elsewhere and nothing is
+//! inline, so it works offline under [`CONTENT_SECURITY_POLICY`]. What it needs:
+//!
+//! | route | answers |
+//! | --- | --- |
+//! | `GET /console`, [`STYLE_PATH`], [`SCRIPT_PATH`] | the page and its two assets, to everybody |
+//! | `POST /v1/auth/login`, `/v1/auth/refresh` | `{access_token, refresh_token, expires_in}` |
+//! | `GET /v1/operator/tree` | [`TreeView`] |
+//! | `GET /v1/operator/stream` | server-sent events `tree`, each second, data [`TreeView`] |
+//! | `GET /v1/operator/actors/{kind}/{id}?at=SEQ` | [`ActorPage`] |
+//!
+//! Rates (per second) are made by the script from two trees that follow each other, so that the
+//! server keeps no figures for who is looking. The console only looks: it changes nothing.
+
+mod pages;
+
+use persistence::Statistics;
+use serde::{Serialize, Serializer};
+use supervision::monitor::{ActorView, KindView};
+use supervision::supervisor::ChildView;
+use types::TenantId;
+
+pub use pages::page;
+
+/// The path of [`STYLE`].
+pub const STYLE_PATH: &str = "/console/style.css";
+/// The path of [`SCRIPT`].
+pub const SCRIPT_PATH: &str = "/console/console.js";
+/// The style, `text/css`.
+pub const STYLE: &str = include_str!("style.css");
+/// The script, `text/javascript`, an ES module.
+pub const SCRIPT: &str = include_str!("console.js");
+/// What the page may load: its own style and script, and this server's API.
+pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; \
+    style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; \
+    form-action 'none'; frame-ancestors 'none'";
+
+/// The whole system at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct TreeView {
+    /// How long the server has been up, in milliseconds.
+    pub uptime_ms: u64,
+    /// The journal's engine.
+    pub engine: &'static str,
+    /// The journal's figures.
+    pub statistics: Statistics,
+    /// HTTP requests answered since the start.
+    pub requests: u64,
+    /// The system's own actors, in the order they start.
+    pub system: Vec<ChildView>,
+    /// Every kind.
+    pub kinds: Vec<KindView>,
+    /// Live actors; a server with very many lists some of them. Each goes out with its
+    /// `tenant_id`.
+    #[serde(serialize_with = "all_with_tenant")]
+    pub actors: Vec<ActorView>,
+    /// Reminders that wait for their time.
+    pub reminders_waiting: usize,
+    /// Reminders that the start found.
+    pub reminders_recovered: usize,
+    /// Entities with pending work that the start found and resumed.
+    pub pending_recovered: usize,
+}
+
+/// One entity: what it is now or was, and how it came to that.
+#[derive(Clone, Debug, Serialize)]
+pub struct ActorPage {
+    /// The tenant in whose chain it records.
+    pub tenant_id: TenantId,
+    /// Its actor, with its `tenant_id`, if it is live.
+    #[serde(serialize_with = "one_with_tenant")]
+    pub view: Option<ActorView>,
+    /// The state after record `at`, redacted.
+    pub state: serde_json::Value,
+    /// The number of the record that `state` is after.
+    pub at: u64,
+    /// The number of the last record.
+    pub head: u64,
+    /// The newest records, newest first.
+    pub history: Vec<HistoryEntry>,
+}
+
+/// An actor and whose it is.
+#[derive(Serialize)]
+struct Tenanted<'a> {
+    /// As text: `home`, the same as a number, is beyond what a script can hold.
+    tenant_id: TenantId,
+    #[serde(flatten)]
+    view: &'a ActorView,
+}
+
+impl<'a> From<&'a ActorView> for Tenanted<'a> {
+    fn from(view: &'a ActorView) -> Self {
+        Self { tenant_id: TenantId(view.home), view }
+    }
+}
+
+fn all_with_tenant<S: Serializer>(views: &[ActorView], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(views.iter().map(Tenanted::from))
+}
+
+fn one_with_tenant<S: Serializer>(
+    view: &Option<ActorView>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    view.as_ref().map(Tenanted::from).serialize(serializer)
+}
+
+/// One record of an entity.
+#[derive(Clone, Debug, Serialize)]
+pub struct HistoryEntry {
+    /// Its number in the stream.
+    pub seq: u64,
+    /// The event.
+    pub event: String,
+    /// The command that recorded it.
+    pub command: String,
+    /// Who asked.
+    pub caller: String,
+    /// When, RFC 3339 in UTC.
+    pub time: String,
+    /// Its link in the tenant's chain, hexadecimal SHA-256.
+    pub link: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_its_landmarks_and_nothing_inline() {
+        let html = page().into_string();
+        for landmark in ["<header", "<nav", "<main", "lang=\"en\"", "aria-live=\"polite\""] {
+            assert!(html.contains(landmark), "{landmark}");
+        }
+        for label in ["for=\"email\"", "for=\"password\"", "<title>", "name=\"viewport\""] {
+            assert!(html.contains(label), "{label}");
+        }
+        for view in ["overview", "tree", "kinds", "journal"] {
+            assert!(html.contains(&format!("href=\"#/{view}\"")), "{view}");
+        }
+        assert!(html.contains(STYLE_PATH) && html.contains(SCRIPT_PATH));
+        for inline in ["<style", " style=", " onclick=", "<script>", "http://", "https://"] {
+            assert!(!html.contains(inline), "{inline}");
+        }
+    }
+
+    #[test]
+    fn the_assets_load_nothing_from_elsewhere() {
+        for asset in [STYLE, SCRIPT] {
+            assert!(!asset.contains("https://") && !asset.contains("@import"));
+        }
+        for forbidden in ["innerHTML", "eval(", "document.write", "localStorage"] {
+            assert!(!SCRIPT.contains(forbidden), "{forbidden}");
+        }
+    }
+
+    /// What the script reads: a field that goes missing here goes missing on the screen.
+    #[test]
+    fn an_actor_carries_its_tenant_as_text() {
+        let view = ActorView {
+            kind: "wallet".into(),
+            id: "imp_t_0".into(),
+            home: 7,
+            status: "active",
+            mailbox: 3,
+            mailbox_max: 256,
+            processed: 1,
+            refused: 0,
+            events: 1,
+            seq: 1,
+            live_ms: 1,
+            idle_ms: 1,
+            command: Some("debit"),
+            command_ms: 2,
+            turn_p50_us: 8,
+            turn_p99_us: 64,
+            pinned: false,
+            last_error: None,
+            crashes: supervision::monitor::CrashView::default(),
+        };
+        let json = serde_json::to_value(Tenanted::from(&view)).unwrap_or_default();
+        assert_eq!(json["tenant_id"], "imp_t_00000000000000000000000007");
+        for field in ["kind", "id", "status", "mailbox", "mailbox_max", "command_ms", "crashes"] {
+            assert!(json.get(field).is_some(), "{field}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The console's page: landmarks, the login form and empty views, which the script fills.
+
+use maud::{DOCTYPE, Markup, html};
+
+use super::{SCRIPT_PATH, STYLE_PATH};
+
+/// The views, by the name in the address and the title in the navigation.
+const VIEWS: [(&str, &str); 4] =
+    [("overview", "Overview"), ("tree", "Supervision"), ("kinds", "Kinds"), ("journal", "Journal")];
+
+/// The whole page.
+pub fn page() -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                meta name="robots" content="noindex";
+                title { "Bailiwick console" }
+                link rel="icon" href="data:,";
+                link rel="stylesheet" href=(STYLE_PATH);
+                script type="module" src=(SCRIPT_PATH) {}
+            }
+            body {
+                a.skip href="#content" { "Skip to the content" }
+                (top())
+                main #content tabindex="-1" {
+                    noscript { p.notice { "The console needs JavaScript." } }
+                    div #problem role="alert" {}
+                    (login())
+                    (workspace())
+                }
+            }
+        }
+    }
+}
+
+fn top() -> Markup {
+    html! {
+        header.top {
+            p.brand { span.mark aria-hidden="true" {} "Bailiwick" }
+            nav #views aria-label="Views" hidden {
+                ul {
+                    @for (name, title) in VIEWS {
+                        li { a href={ "#/" (name) } data-view=(name) { (title) } }
+                    }
+                }
+            }
+            div.session {
+                p #connection.pill role="status" aria-live="polite" {}
+                button #logout type="button" hidden { "Log out" }
+            }
+        }
+    }
+}
+
+fn login() -> Markup {
+    html! {
+        form #login.card aria-labelledby="login-title" hidden {
+            h1 #login-title { "Operator login" }
+            p.quiet { "For users of the system tenant with the scope " code { "operator" } "." }
+            label for="email" { "E-mail address" }
+            input #email name="email" type="email" autocomplete="username" required;
+            label for="password" { "Password" }
+            input #password name="password" type="password" autocomplete="current-password"
+                required;
+            p #login-error.error role="alert" {}
+            button.primary type="submit" { "Log in" }
+        }
+    }
+}
+
+fn workspace() -> Markup {
+    html! {
+        div #workspace hidden {
+            h1 #title tabindex="-1" {}
+            search #search hidden {
+                label for="filter" { "Filter by kind, id or tenant" }
+                input #filter type="search" autocomplete="off" spellcheck="false";
+            }
+            div #view aria-busy="true" { p.loading { "Loading…" } }
+        }
+    }
+}

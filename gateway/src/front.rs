@@ -1,0 +1,102 @@
+//! What every request passes, on its way in and out: its id, the trace context, the figures, and
+//! the body of a problem.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::MatchedPath;
+use axum::http::{HeaderName, HeaderValue, Request, Response, header};
+use tower_service::Service as _;
+use types::RequestId;
+
+use crate::app::App;
+use crate::problem;
+use crate::server::Serve;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// The address a request came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+/// The router with everything around it.
+#[derive(Clone)]
+pub struct Front {
+    app: App,
+    router: Router,
+    policy: HeaderValue,
+}
+
+impl Front {
+    /// The front of an application.
+    pub fn new(app: App, router: Router) -> Self {
+        let policy = HeaderValue::from_str(&app.admission.policy());
+        let policy = policy.unwrap_or_else(|_| HeaderValue::from_static(""));
+        Self { app, router, policy }
+    }
+}
+
+/// The trace id of a W3C `traceparent` header (Trace Context, section 3.2.2), if it is one.
+fn trace_id(value: &HeaderValue) -> Option<&str> {
+    let text = value.to_str().ok()?;
+    let mut parts = text.split('-');
+    let (version, trace, span) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_hex = |text: &str, length| {
+        text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let fits = is_hex(version, 2) && is_hex(trace, 32) && is_hex(span, 16);
+    (fits && trace.bytes().any(|b| b != b'0')).then_some(trace)
+}
+
+impl Serve for Front {
+    async fn serve(&self, mut request: Request<Body>, peer: SocketAddr) -> Response<Body> {
+        let started = Instant::now();
+        let id = RequestId(self.app.system.new_id());
+        let trace = request.headers().get(TRACEPARENT).filter(|it| trace_id(it).is_some()).cloned();
+        let uri = request.uri().clone();
+        let method = request.method().clone();
+        request.extensions_mut().insert(id);
+        request.extensions_mut().insert(Peer(peer));
+        let mut router = self.router.clone();
+        let Ok(mut response) = router.call(request).await;
+        problem::render(&mut response, uri.path(), id);
+        let status = response.status();
+        let route = response.extensions().get::<MatchedPath>().cloned();
+        let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+        self.app.metrics.count(&method, route, status, started.elapsed());
+        let headers = response.headers_mut();
+        if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+            headers.insert(REQUEST_ID, value);
+        }
+        if let Some(trace) = trace {
+            headers.insert(TRACEPARENT, trace);
+        }
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if status.is_client_error() {
+            headers.insert(POLICY, self.policy.clone());
+        }
+        if status.is_server_error() {
+            tracing::warn!(%method, route, %status, %id, "a request was not carried out");
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_well_formed_trace_context_counts() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let trace = |text| trace_id(&HeaderValue::from_static(text)).map(str::to_owned);
+        assert_eq!(trace(good).as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        assert_eq!(trace("00-00000000000000000000000000000000-00f067aa0ba902b7-01"), None);
+        assert_eq!(trace("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"), None);
+        assert_eq!(trace("nonsense"), None);
+    }
+}

@@ -1,0 +1,24 @@
+//! The HTTP front end, the console and the command line of Bailiwick.
+//!
+//! [`start`] opens a data folder and makes the [`App`]; [`server`] runs the connections;
+//! [`front`] is what every request passes; [`routes`] has one file a family of routes.
+
+pub mod admission;
+pub mod app;
+pub mod authenticate;
+pub mod config;
+pub mod console;
+pub mod demo;
+pub mod extract;
+pub mod front;
+pub mod load;
+pub mod metrics;
+pub mod once;
+pub mod openapi;
+pub mod problem;
+pub mod routes;
+pub mod server;
+pub mod start;
+pub mod verify;
+
+pub use app::App;

@@ -1,0 +1,155 @@
+//! The command line.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use gateway::config::ServeArgs;
+use gateway::start::{Running, start};
+use gateway::{demo, load, routes};
+use tracing_subscriber::EnvFilter;
+
+/// The control plane for platforms that run extensions and agents for many tenants.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// Log as JSON, one object a line
+    #[arg(long, global = true, env = "BAILIWICK_LOG_JSON")]
+    log_json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server (what happens without a subcommand)
+    Serve(Box<ServeArgs>),
+    /// Tell the whole story against a server, step by step, with its real answers
+    Demo(demo::DemoArgs),
+    /// Load a running server and report what it does
+    Load(Box<load::LoadArgs>),
+    /// Check a data folder: every chain, every entity, every wallet
+    Verify(gateway::verify::VerifyArgs),
+    /// Print the OpenAPI document
+    Openapi,
+}
+
+fn main() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    log(cli.log_json);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(71, &error),
+    };
+    runtime.block_on(run(cli, &matches))
+}
+
+async fn run(cli: Cli, matches: &ArgMatches) -> ExitCode {
+    match cli.command {
+        None => serve(cli.serve, matches).await,
+        Some(Command::Serve(args)) => {
+            let matches = matches.subcommand_matches("serve").unwrap_or(matches);
+            serve(*args, matches).await
+        }
+        Some(Command::Demo(args)) => match demo::run(args).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(1, &error),
+        },
+        Some(Command::Load(args)) => match load::run(*args).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(1, &error),
+        },
+        Some(Command::Verify(args)) => match gateway::verify::run(&args).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(1, &error),
+        },
+        Some(Command::Openapi) => {
+            say(&routes::document().to_pretty_json().unwrap_or_default());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+async fn serve(args: ServeArgs, matches: &ArgMatches) -> ExitCode {
+    let args = match args.with_file(matches) {
+        Ok(args) => args,
+        Err(error) => return fail(78, &error),
+    };
+    let mut running = match start(&args).await {
+        Ok(running) => running,
+        Err(error) => return fail(error.exit_code(), &error),
+    };
+    banner(&args, &running);
+    let failed = tokio::select! {
+        () = stop_asked() => false,
+        () = running.failed() => true,
+    };
+    running.stop().await;
+    if failed { ExitCode::from(70) } else { ExitCode::SUCCESS }
+}
+
+async fn stop_asked() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    tracing::info!("stopping: requests in flight may finish");
+}
+
+fn banner(args: &ServeArgs, running: &Running) {
+    let url = format!("http://{}", running.address);
+    say(&format!("Bailiwick {} serves {url}", env!("CARGO_PKG_VERSION")));
+    say(&format!("  console  {url}/console"));
+    say(&format!("  docs     {url}/docs"));
+    say(&format!("  data     {}", args.data_dir.display()));
+    let Some(first) = &running.first_start else { return };
+    say("First start. This is shown once:");
+    say(&format!("  operator       {}", args.operator_email));
+    if let Some(password) = &first.operator_password {
+        say(&format!("  password       {password}"));
+    }
+    if let Some(token) = &first.service_token {
+        say(&format!("  service token  {token}"));
+    }
+}
+
+fn log(json: bool) {
+    let filter = EnvFilter::try_from_env("BAILIWICK_LOG").unwrap_or_else(|_| "warn".into());
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter);
+    let subscriber = subscriber.with_writer(std::io::stderr);
+    if json {
+        subscriber.json().init();
+    } else {
+        subscriber.with_ansi(std::io::stderr().is_terminal()).init();
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what a person started this for")]
+fn say(line: &str) {
+    println!("{line}");
+}
+
+#[expect(clippy::print_stderr, reason = "the one line that says why it ends")]
+fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    eprintln!("bailiwick: {text}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,107 @@
+//! The OpenAPI documents: derived from the declarations that route, one for all and one an API.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+
+/// The names of the APIs, as operations are tagged.
+pub mod tag {
+    /// The platform's gateway.
+    pub const GATEWAY: &str = "auth-gateway";
+    /// The account API.
+    pub const ACCOUNTS: &str = "accounts";
+    /// Extension calls.
+    pub const EXTENSIONS: &str = "extensions";
+    /// Operators.
+    pub const OPERATOR: &str = "operator";
+}
+
+/// The documents by name, and which tags each has. `registry`, `agents` and `broker` hold no
+/// operation of this version; their documents are there so that tools find them.
+const DOCUMENTS: &[(&str, &[&str])] = &[
+    ("all", &[tag::GATEWAY, tag::ACCOUNTS, tag::EXTENSIONS, tag::OPERATOR]),
+    ("auth-gateway", &[tag::GATEWAY, tag::EXTENSIONS]),
+    ("registry", &[]),
+    ("agents", &[]),
+    ("broker", &[]),
+    ("accounts", &[tag::ACCOUNTS]),
+];
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Bailiwick",
+        description = "The control plane for platforms that run extensions and agents for many \
+            tenants: identity, credits, metered calls, the action chain. Errors are \
+            `application/problem+json` (RFC 9457) with a stable code in `error`. Every POST that \
+            changes something takes `Idempotency-Key`.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    security(("bearer" = []), ("service_token" = []))
+)]
+struct Base;
+
+/// The document that operations are added to.
+pub fn base() -> utoipa::openapi::OpenApi {
+    let mut document = Base::openapi();
+    let components = document.components.get_or_insert_default();
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
+    components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    let service = ApiKey::Header(ApiKeyValue::new("X-Service-Token"));
+    components.add_security_scheme("service_token", SecurityScheme::ApiKey(service));
+    document
+}
+
+/// The documents as they are served.
+#[derive(Clone)]
+pub struct Documents(Arc<HashMap<&'static str, Arc<str>>>);
+
+impl Documents {
+    /// Makes every document from the one that the routes have filled.
+    pub fn new(whole: &utoipa::openapi::OpenApi) -> Self {
+        let whole = serde_json::to_value(whole).unwrap_or_default();
+        let document = |(name, tags): &(&'static str, &[&str])| {
+            (*name, Arc::from(with_tags(whole.clone(), tags).to_string()))
+        };
+        Self(Arc::new(DOCUMENTS.iter().map(document).collect()))
+    }
+
+    /// A document's JSON text.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(AsRef::as_ref)
+    }
+}
+
+fn with_tags(mut document: Value, tags: &[&str]) -> Value {
+    let Some(paths) = document["paths"].as_object_mut() else { return document };
+    let has_tag = |operation: &Value| {
+        let of = operation["tags"].as_array().into_iter().flatten();
+        of.filter_map(Value::as_str).any(|tag| tags.contains(&tag))
+    };
+    for path in paths.values_mut() {
+        if let Some(operations) = path.as_object_mut() {
+            operations.retain(|_, operation| has_tag(operation));
+        }
+    }
+    paths.retain(|_, path| path.as_object().is_some_and(|operations| !operations.is_empty()));
+    document
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_document_keeps_its_own_operations_only() {
+        let whole = json!({ "paths": {
+            "/a": { "get": { "tags": ["accounts"] }, "post": { "tags": ["operator"] } },
+            "/b": { "get": { "tags": ["operator"] } },
+        }});
+        let kept = with_tags(whole, &["accounts"]);
+        assert_eq!(kept["paths"], json!({ "/a": { "get": { "tags": ["accounts"] } } }));
+    }
+}

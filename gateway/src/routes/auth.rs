@@ -1,0 +1,294 @@
+//! `/v1/auth`: registering, logging in, staying in, logging out, and the public keys.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use billing::sign_up::{self, SignedUp};
+use identity::login::{LoginAttempt, NewSession, TokenLife, Tokens};
+use identity::password::Password;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use supervision::Refusal;
+use types::{Caller, RequestId, SessionId, TenantId, UserId, rfc3339};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::App;
+use crate::authenticate::{Anyone, Member, Service};
+use crate::extract::JsonBody;
+use crate::openapi::tag;
+use crate::problem::Problem;
+
+/// The fewest and the most characters of a new password.
+const PASSWORD_CHARS: std::ops::RangeInclusive<usize> = 8..=128;
+
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(login))
+        .routes(routes!(refresh))
+        .routes(routes!(logout))
+        .routes(routes!(me))
+        .routes(routes!(register))
+        .routes(routes!(jwks))
+}
+
+/// E-mail address and password.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct LoginRequest {
+    /// The e-mail address
+    #[schema(format = Email)]
+    email: String,
+    /// The password
+    password: String,
+    /// The tenant to log in to; `default` is the user's own
+    #[serde(default)]
+    tenant_id: String,
+}
+
+/// What a client keeps.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TokenResponse {
+    /// The access token, a JWT
+    access_token: String,
+    /// The refresh token; single use
+    refresh_token: String,
+    /// Always `bearer`
+    token_type: &'static str,
+    /// The access token's life, in seconds
+    expires_in: u64,
+}
+
+impl From<Tokens> for TokenResponse {
+    fn from(tokens: Tokens) -> Self {
+        let Tokens { access_token, refresh_token, expires_in, .. } = tokens;
+        Self { access_token, refresh_token, token_type: "bearer", expires_in }
+    }
+}
+
+/// Tokens are for the client alone: no cache keeps them.
+pub(super) fn private<T: Serialize>(status: StatusCode, body: T) -> Response {
+    let mut response = (status, Json(body)).into_response();
+    let no_store = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+    response
+}
+
+/// The tenant that a login names, if it names one.
+pub(super) fn tenant_named(text: &str) -> Result<Option<TenantId>, Refusal> {
+    match text {
+        "" | "default" => Ok(None),
+        text => {
+            let tenant = text.parse().map_err(|_| Refusal::invalid("tenant_id", "is not an id"));
+            tenant.map(Some)
+        }
+    }
+}
+
+/// Log in with e-mail address and password
+#[utoipa::path(post, path = "/v1/auth/login", tag = tag::GATEWAY, request_body = LoginRequest,
+    responses((status = 200, body = TokenResponse), (status = 401), (status = 422),
+        (status = 429)), security(()))]
+async fn login(
+    State(app): State<App>,
+    who: Anyone,
+    body: JsonBody<LoginRequest>,
+) -> Result<Response, Problem> {
+    let LoginRequest { email, password, tenant_id } = body.value;
+    let tenant = tenant_named(&tenant_id)?;
+    let tokens = log_in(&app, who, email, password, tenant, TokenLife::Standard).await?;
+    Ok(private(StatusCode::OK, TokenResponse::from(tokens)))
+}
+
+pub(super) async fn log_in(
+    app: &App,
+    who: Anyone,
+    email: String,
+    password: String,
+    tenant: Option<TenantId>,
+    life: TokenLife,
+) -> Result<Tokens, Refusal> {
+    let Anyone { request, address, device } = who;
+    let request = request.0;
+    let attempt = LoginAttempt { email, password, tenant, address, device, life, request };
+    app.identity.login(attempt).await
+}
+
+/// A refresh token.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct RefreshRequest {
+    /// The refresh token
+    pub(super) refresh_token: String,
+}
+
+/// Exchange a refresh token for a new pair; 401 is the only "logged out" answer
+#[utoipa::path(post, path = "/v1/auth/refresh", tag = tag::GATEWAY,
+    request_body = RefreshRequest, security(()),
+    responses((status = 200, body = TokenResponse), (status = 401), (status = 422)))]
+async fn refresh(
+    State(app): State<App>,
+    who: Anyone,
+    body: JsonBody<RefreshRequest>,
+) -> Result<Response, Problem> {
+    let (token, life) = (&body.value.refresh_token, TokenLife::Standard);
+    let tokens = app.identity.refresh(token, life, who.request.0).await?;
+    Ok(private(StatusCode::OK, TokenResponse::from(tokens)))
+}
+
+/// A sentence.
+#[derive(Serialize, ToSchema)]
+pub(super) struct MessageResponse {
+    /// For people
+    message: &'static str,
+}
+
+/// End the session that a refresh token belongs to
+#[utoipa::path(post, path = "/v1/auth/logout", tag = tag::GATEWAY,
+    request_body = RefreshRequest, security(()),
+    responses((status = 200, body = MessageResponse), (status = 422)))]
+async fn logout(
+    State(app): State<App>,
+    who: Anyone,
+    body: JsonBody<RefreshRequest>,
+) -> Result<Json<MessageResponse>, Problem> {
+    app.identity.logout(&body.value.refresh_token, who.request.0).await?;
+    Ok(Json(MessageResponse { message: "logged out" }))
+}
+
+/// A user, with exactly the documented keys.
+#[derive(Serialize, ToSchema)]
+pub(super) struct UserResponse {
+    imperal_id: UserId,
+    email: String,
+    tenant_id: String,
+    agency_id: Option<String>,
+    role: String,
+    org_id: Option<String>,
+    auth_method: String,
+    scopes: Vec<String>,
+    #[schema(value_type = Object)]
+    attributes: Value,
+    created_at: String,
+    last_login: Option<String>,
+    cases_user_id: Option<i64>,
+}
+
+/// A tenant's id as a user sees it: a direct user's own tenant has the user's own id.
+pub(super) fn tenant_label(user: UserId, tenant: TenantId) -> String {
+    if user.direct_tenant() == tenant { user.to_string() } else { tenant.to_string() }
+}
+
+/// The caller's own user
+#[utoipa::path(get, path = "/v1/auth/me", tag = tag::GATEWAY,
+    responses((status = 200, body = UserResponse), (status = 401)))]
+async fn me(State(app): State<App>, Member(entered): Member) -> Result<Json<UserResponse>, Problem> {
+    user_response(&app, &entered.caller).await.map(Json)
+}
+
+async fn user_response(app: &App, caller: &Caller) -> Result<UserResponse, Problem> {
+    let user = app.identity.me(caller).await?;
+    Ok(UserResponse {
+        imperal_id: user.id,
+        tenant_id: tenant_label(user.id, user.tenant),
+        email: user.email,
+        agency_id: None,
+        role: user.role,
+        org_id: None,
+        auth_method: user.auth_method.name().to_owned(),
+        scopes: user.scopes.as_slice().to_vec(),
+        attributes: user.attributes.value(),
+        created_at: rfc3339(user.created_at),
+        last_login: user.last_login.map(rfc3339),
+        cases_user_id: None,
+    })
+}
+
+/// E-mail address and password of a new user.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct RegisterRequest {
+    /// The e-mail address
+    #[schema(format = Email)]
+    email: String,
+    /// 8 to 128 characters
+    password: String,
+    /// Only `default`: the new user gets a tenant of their own
+    #[serde(default)]
+    tenant_id: String,
+}
+
+/// Somebody new.
+pub(super) struct Newcomer {
+    pub(super) user: UserId,
+    pub(super) email: String,
+    pub(super) password: String,
+    pub(super) name: Option<String>,
+    pub(super) company: Option<String>,
+}
+
+/// Signs somebody up: the password is hashed before anything is begun.
+pub(super) async fn sign_up_newcomer(
+    app: &App,
+    newcomer: Newcomer,
+    caller: &str,
+    request: RequestId,
+) -> Result<SignedUp, Refusal> {
+    let Newcomer { user, email, password, name, company } = newcomer;
+    let length = password.chars().count();
+    if !PASSWORD_CHARS.contains(&length) {
+        return Err(Refusal::invalid("password", "must have 8 to 128 characters"));
+    }
+    let email = identity::claim::EmailAddress::new(&email)?.as_str().to_owned();
+    let unfit = |error: identity::password::PasswordError| {
+        Refusal::invalid("password", error.to_string())
+    };
+    Password::new(password.clone()).map_err(unfit)?;
+    let password = app.identity.hash_password(password).await?;
+    let role = "user".to_owned();
+    let start = sign_up::Start { user, email, name, company, password, role };
+    let origin = supervision::Origin { caller: caller.into(), request: request.0, cause: None };
+    sign_up::sign_up(&app.system, start, origin).await
+}
+
+/// Register a user by service token, without an e-mail; answers tokens at once
+#[utoipa::path(post, path = "/v1/auth/register", tag = tag::GATEWAY,
+    request_body = RegisterRequest, security(("service_token" = [])),
+    responses((status = 201, body = TokenResponse), (status = 401), (status = 409),
+        (status = 422)))]
+async fn register(
+    State(app): State<App>,
+    Service(entered): Service,
+    body: JsonBody<RegisterRequest>,
+) -> Result<Response, Problem> {
+    let RegisterRequest { email, password, tenant_id } = body.value;
+    if tenant_named(&tenant_id)?.is_some() {
+        let message = "a new user gets a tenant of their own; leave it out";
+        return Err(Refusal::invalid("tenant_id", message).into());
+    }
+    let (name, company, user) = (None, None, app.new_user());
+    let newcomer = Newcomer { user, email, password, name, company };
+    let request = entered.request;
+    let signed_up =
+        sign_up_newcomer(&app, newcomer, &entered.caller.label(), request).await?;
+    let session = NewSession {
+        user: signed_up.user,
+        tenant: Some(signed_up.tenant),
+        session: Some(SessionId(app.system.new_id())),
+        device: None,
+        life: TokenLife::Standard,
+        request: request.0,
+    };
+    let tokens = app.identity.open_session(session).await?;
+    Ok(private(StatusCode::CREATED, TokenResponse::from(tokens)))
+}
+
+/// The public keys that user tokens are signed with: next, current and previous (RFC 7517)
+#[utoipa::path(get, path = "/v1/auth/.well-known/jwks.json", tag = tag::GATEWAY, security(()),
+    responses((status = 200, body = Object)))]
+async fn jwks(State(app): State<App>) -> Result<Response, Problem> {
+    let mut response = Json(app.identity.jwks()?).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    Ok(response)
+}

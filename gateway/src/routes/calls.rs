@@ -1,0 +1,172 @@
+//! `/v1/extensions/{app_id}`: calling an app's functions, one or many at once.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use extensions::{Call, CallAnswer, Quote, Request};
+use serde::Deserialize;
+use serde_json::Value;
+use supervision::{IdempotencyKey, Refusal};
+use types::{CallerKind, TenantId, UserId};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::App;
+use crate::authenticate::{Either, Entered};
+use crate::extract::{CALL_BODY_BYTES_MAX, JsonBody};
+use crate::once::Key;
+use crate::openapi::tag;
+use crate::problem::Problem;
+
+pub(super) fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(call)).routes(routes!(batch)).routes(routes!(quote))
+}
+
+/// One function and its parameters.
+#[derive(Deserialize, ToSchema)]
+struct BatchCallItem {
+    /// The function's name
+    function: String,
+    /// Its parameters, an object
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    params: Value,
+}
+
+impl From<BatchCallItem> for Call {
+    fn from(item: BatchCallItem) -> Self {
+        let BatchCallItem { function, params } = item;
+        let params = if params.is_null() { Value::Object(serde_json::Map::new()) } else { params };
+        Self { function, params }
+    }
+}
+
+/// A call.
+#[derive(Deserialize, ToSchema)]
+struct CallRequest {
+    /// The caller's own user id; a service names the user it acts for
+    #[serde(default)]
+    user_id: String,
+    /// The caller's own tenant id, or `default`
+    #[serde(default)]
+    tenant_id: String,
+    #[serde(flatten)]
+    item: BatchCallItem,
+}
+
+/// Many calls at once.
+#[derive(Deserialize, ToSchema)]
+struct BatchCallRequest {
+    /// The caller's own user id; a service names the user it acts for
+    #[serde(default)]
+    user_id: String,
+    /// The caller's own tenant id, or `default`
+    #[serde(default)]
+    tenant_id: String,
+    /// Up to 1,000 calls
+    calls: Vec<BatchCallItem>,
+}
+
+/// What a call answers.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the schema of extensions::CallAnswer")]
+struct CallResponse {
+    /// `success` or `error`
+    status: String,
+    #[schema(value_type = Object)]
+    data: Value,
+    summary: Option<String>,
+    error: Option<String>,
+    #[schema(value_type = Object)]
+    ui: Value,
+}
+
+/// Whom the call is for: the credential's own user and tenant, or those a service names.
+fn on_behalf_of(
+    entered: &Entered,
+    user_id: &str,
+    tenant_id: &str,
+) -> Result<(TenantId, Option<UserId>), Refusal> {
+    if entered.caller.kind != CallerKind::Service {
+        return Ok((entered.tenant_named(tenant_id)?, Some(entered.user_named(user_id)?)));
+    }
+    let named = |text: &str| (!text.is_empty()).then(|| text.parse::<UserId>());
+    let unfit = |_| Refusal::invalid("user_id", "is not an id");
+    let user = named(user_id).transpose().map_err(unfit)?.or(entered.caller.user);
+    Ok((entered.tenant_named(tenant_id)?, user))
+}
+
+#[expect(clippy::too_many_arguments, reason = "every part of a request, once")]
+fn request(
+    app: &App,
+    entered: &Entered,
+    app_id: String,
+    (user_id, tenant_id): (&str, &str),
+    key: Key,
+    operation: &str,
+    body: &[u8],
+) -> Result<Request, Refusal> {
+    let (tenant, user) = on_behalf_of(entered, user_id, tenant_id)?;
+    let caller = entered.caller.clone();
+    let operation = format!("{operation} {app_id}");
+    let idempotency = key.0.map(|key| {
+        IdempotencyKey::new(tenant.0, &caller.label(), &operation, &key, body)
+    });
+    let origin = app.origin(&caller, entered.request);
+    Ok(Request { caller, tenant, user, app: app_id, idempotency, origin })
+}
+
+/// Call a function of an app; a function that failed is 200 with `status: "error"`
+#[utoipa::path(post, path = "/v1/extensions/{app_id}/call", tag = tag::EXTENSIONS,
+    params(("app_id" = String, Path)), request_body = CallRequest,
+    responses((status = 200, body = CallResponse), (status = 401), (status = 402),
+        (status = 403), (status = 404), (status = 422)))]
+async fn call(
+    State(app): State<App>,
+    Either(entered): Either,
+    Path(app_id): Path<String>,
+    key: Key,
+    body: JsonBody<CallRequest, CALL_BODY_BYTES_MAX>,
+) -> Result<Json<CallAnswer>, Problem> {
+    let CallRequest { user_id, tenant_id, item } = body.value;
+    let named = (user_id.as_str(), tenant_id.as_str());
+    let request = request(&app, &entered, app_id, named, key, "call", &body.bytes)?;
+    Ok(Json(app.extensions.call(&app.system, request, item.into()).await?))
+}
+
+/// Call many functions of an app at once; answers in their order, each with its own status
+#[utoipa::path(post, path = "/v1/extensions/{app_id}/batch", tag = tag::EXTENSIONS,
+    params(("app_id" = String, Path)), request_body = BatchCallRequest,
+    responses((status = 200, body = Vec<CallResponse>), (status = 401), (status = 402),
+        (status = 403), (status = 404), (status = 422)))]
+async fn batch(
+    State(app): State<App>,
+    Either(entered): Either,
+    Path(app_id): Path<String>,
+    key: Key,
+    body: JsonBody<BatchCallRequest, CALL_BODY_BYTES_MAX>,
+) -> Result<Json<Vec<CallAnswer>>, Problem> {
+    let BatchCallRequest { user_id, tenant_id, calls } = body.value;
+    let named = (user_id.as_str(), tenant_id.as_str());
+    let request = request(&app, &entered, app_id, named, key, "batch", &body.bytes)?;
+    let calls = calls.into_iter().map(Call::from).collect();
+    Ok(Json(app.extensions.batch(&app.system, request, calls).await?))
+}
+
+/// What calls would cost, at most; nothing is held and nothing runs
+#[utoipa::path(post, path = "/v1/extensions/{app_id}/quote", tag = tag::EXTENSIONS,
+    params(("app_id" = String, Path)), request_body = BatchCallRequest,
+    responses((status = 200, body = Object), (status = 401), (status = 403), (status = 404),
+        (status = 422)))]
+async fn quote(
+    State(app): State<App>,
+    Either(entered): Either,
+    Path(app_id): Path<String>,
+    body: JsonBody<BatchCallRequest, CALL_BODY_BYTES_MAX>,
+) -> Result<Json<Quote>, Problem> {
+    let BatchCallRequest { user_id, tenant_id, calls } = body.value;
+    let named = (user_id.as_str(), tenant_id.as_str());
+    let request = request(&app, &entered, app_id, named, Key(None), "quote", &body.bytes)?;
+    let calls: Vec<Call> = calls.into_iter().map(Call::from).collect();
+    Ok(Json(app.extensions.quote(&app.system, &request, &calls).await?))
+}

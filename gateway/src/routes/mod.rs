@@ -1,0 +1,54 @@
+//! The routes, one file a family: each handler is parse, one ask, view.
+
+mod accounts;
+mod actions;
+mod auth;
+mod billing;
+mod calls;
+mod console;
+mod developer;
+mod operator;
+mod probes;
+
+use axum::Router;
+use axum::http::StatusCode;
+use supervision::{Class, Refusal};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::app::App;
+use crate::openapi::{self, Documents};
+use crate::problem::Problem;
+
+/// Every route with its declaration, and the document that they make.
+fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::with_openapi(openapi::base())
+        .merge(auth::router())
+        .merge(accounts::router())
+        .merge(billing::router())
+        .merge(developer::router())
+        .merge(calls::router())
+        .merge(actions::router())
+        .merge(operator::router())
+        .split_for_parts()
+}
+
+/// The OpenAPI document of all declared routes.
+pub fn document() -> utoipa::openapi::OpenApi {
+    declared().1
+}
+
+/// The whole router.
+pub fn router(app: App) -> Router {
+    let (router, document) = declared();
+    let documents = Documents::new(&document);
+    router
+        .merge(probes::router(documents))
+        .merge(console::router())
+        .fallback(|| async { Problem::no_route() })
+        .method_not_allowed_fallback(|| async {
+            let message = "this route does not take this method";
+            let refusal = Refusal::new(Class::BadRequest, "method_not_allowed", message);
+            Problem(refusal).with_status(StatusCode::METHOD_NOT_ALLOWED)
+        })
+        .with_state(app)
+}

@@ -1,0 +1,283 @@
+//! Starting: from settings to a server that serves, in the order in which things may fail.
+//!
+//! The port is taken first, so that a taken port touches no data; then the folder, the keys, the
+//! journal, the actors, and what was pending when the last process ended.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
+use identity::claim::ClaimKey;
+use identity::operator::Bootstrap;
+use identity::password::{Hasher, PasswordPolicy};
+use identity::signing_keys::SigningAlgorithm;
+use identity::{Identity, IdentitySettings};
+use persistence::{FolderLock, Journal, MasterKey, OpenError, Options, SealError, Shard};
+use market::{DeveloperApp, Market};
+use ractor::{Actor, ActorRef};
+use supervision::supervisor::{Board, Strategy, Supervisor, periodic};
+use supervision::{Refusal, System, SystemOptions};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::admission::Admission;
+use crate::app::{App, Parts};
+use crate::authenticate::ServiceToken;
+use crate::config::ServeArgs;
+use crate::front::Front;
+use crate::metrics::Metrics;
+use crate::{routes, server};
+
+/// How often reminders are looked at.
+const REMINDERS_PERIOD: Duration = Duration::from_millis(50);
+/// How often idle actors are looked for.
+const SWEEP_PERIOD: Duration = Duration::from_secs(5);
+/// How often old outcomes, keys and limits are cleared away.
+const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(60);
+/// More restarts of system actors than this within the period end the server.
+const RESTARTS_MAX: usize = 20;
+const RESTARTS_PERIOD: Duration = Duration::from_secs(60);
+
+/// Why the server does not start. Nothing was served.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be listened on.
+    #[error("{address} cannot be listened on: {source}. Choose another with --listen")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The data folder does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The keys do not open.
+    #[error(transparent)]
+    Keys(#[from] SealError),
+    /// The master key in the settings is none.
+    #[error("BAILIWICK_MASTER_KEY must be 64 hex digits")]
+    MasterKey,
+    /// The journal could not be read.
+    #[error("the journal could not be read: {0}")]
+    Read(#[from] persistence::ReadError),
+    /// A first step was refused.
+    #[error("the server could not make its first steps: {0}")]
+    Refused(#[from] Refusal),
+    /// The password hasher did not start.
+    #[error("the password hasher did not start: {0}")]
+    Hasher(#[from] identity::password::HashError),
+    /// The system's own actors did not start.
+    #[error("the system's own actors did not start: {0}")]
+    Supervisor(#[from] ractor::SpawnErr),
+}
+
+impl StartError {
+    /// The process's exit code, as `sysexits.h` names them.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Listen { .. } => 69,
+            Self::Open(OpenError::InUse(_)) => 75,
+            Self::Open(OpenError::Folder { .. }) => 73,
+            Self::Open(_) | Self::Keys(_) | Self::MasterKey => 78,
+            Self::Read(_) => 74,
+            Self::Refused(_) | Self::Hasher(_) | Self::Supervisor(_) => 70,
+        }
+    }
+}
+
+/// What is told once, at the first start.
+pub struct FirstStart {
+    /// The operator's password, if one was made up.
+    pub operator_password: Option<String>,
+    /// The service token, if it was not given.
+    pub service_token: Option<String>,
+}
+
+/// A server that listens.
+pub struct Running {
+    /// The application.
+    pub app: App,
+    /// Where it listens.
+    pub address: std::net::SocketAddr,
+    /// Said once.
+    pub first_start: Option<FirstStart>,
+    stop: watch::Sender<bool>,
+    serving: tokio::task::JoinHandle<()>,
+    supervisor: ActorRef<()>,
+    supervisor_ended: tokio::task::JoinHandle<()>,
+    _lock: FolderLock,
+}
+
+impl Running {
+    /// Lets the requests in flight and the actors finish, then closes the journal.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        let _ = self.serving.await;
+        self.supervisor.stop(None);
+        let _ = self.supervisor_ended.await;
+        self.app.system.stop().await;
+    }
+
+    /// Ends when the system's own actors have failed for good.
+    pub async fn failed(&mut self) {
+        let _ = (&mut self.supervisor_ended).await;
+    }
+}
+
+fn master_key(args: &ServeArgs) -> Result<MasterKey, StartError> {
+    let Some(hex) = &args.master_key else {
+        return Ok(MasterKey::load_or_create(&args.data_dir.join("master.key"))?);
+    };
+    let bytes = HEXLOWER_PERMISSIVE.decode(hex.0.trim().as_bytes());
+    let bytes = bytes.map_err(|_| StartError::MasterKey)?;
+    Ok(MasterKey::from_bytes(bytes.try_into().map_err(|_| StartError::MasterKey)?))
+}
+
+fn open_journal(args: &ServeArgs, master: &MasterKey) -> Result<Arc<Journal>, StartError> {
+    let options = Options {
+        cache_bytes: args.cache_mib as usize * 1024 * 1024,
+        accept_loss: args.accept_loss.clone(),
+        ..Options::new(&args.data_dir)
+    };
+    Ok(Journal::open(options, master)?)
+}
+
+fn is_fresh(folder: &Path) -> bool {
+    !folder.join("master.key").exists() && !folder.join("data-keys").exists()
+}
+
+fn new_identity(args: &ServeArgs, master: &MasterKey) -> Result<Arc<Identity>, StartError> {
+    let algorithm = if args.eddsa { SigningAlgorithm::EdDsa } else { SigningAlgorithm::Rs256 };
+    let settings = IdentitySettings { algorithm, ..IdentitySettings::default() };
+    let hasher = Hasher::start(PasswordPolicy::default())?;
+    Ok(Identity::new(settings, hasher, ClaimKey::of(master)?))
+}
+
+/// Starts a server.
+pub async fn start(args: &ServeArgs) -> Result<Running, StartError> {
+    let address = args.listen;
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|source| StartError::Listen { address, source })?;
+    let address = listener.local_addr().unwrap_or(address);
+    let fresh = is_fresh(&args.data_dir);
+    let lock = FolderLock::take(&args.data_dir)?;
+    let master = master_key(args)?;
+    let identity = new_identity(args, &master)?;
+    let journal = open_journal(args, &master)?;
+    let builder = identity::register(System::builder(SystemOptions::new(journal)), &identity);
+    let builder = control::register(billing::register(builder));
+    let apps = extensions::Apps::new();
+    let settings = extensions::Settings {
+        platform_price_per_call: args.call_price,
+        ..extensions::Settings::default()
+    };
+    let built_in: Vec<Arc<dyn extensions::BuiltIn>> = vec![DeveloperApp::new(apps.clone())];
+    let extensions = extensions::Extensions::new(settings, apps.clone(), built_in);
+    let market = Market::new(apps);
+    let system = market::register(extensions::register(builder)).start();
+    identity.start(&system).await?;
+    let given = args.operator_password.as_ref().map(|password| password.0.clone());
+    let bootstrap = identity.ensure_operator(&args.operator_email, given).await?;
+    let recovered = system.recover()?;
+    let (service_token, derived) = service_token(args, &master)?;
+    let (stop, stopping) = watch::channel(false);
+    let board = Board::default();
+    let admission = Admission::new(args.tenant_rate, args.anonymous_rate);
+    let app = App::new(Parts {
+        system,
+        identity,
+        extensions,
+        market,
+        activity: Arc::new(activity::Activity::new(describers())),
+        service_token: ServiceToken::new(&service_token),
+        admission,
+        metrics: Metrics::default(),
+        board: board.clone(),
+        recovered,
+        started: Instant::now(),
+    });
+    let (supervisor, supervisor_ended) = Actor::spawn(None, supervisor(&app, board), ()).await?;
+    let front = Front::new(app.clone(), routes::router(app.clone()));
+    let serving = tokio::spawn(server::run(listener, front, args.connections_max, stopping));
+    let first_start = first_start(fresh, bootstrap, derived.then_some(service_token));
+    Ok(Running {
+        app,
+        address,
+        first_start,
+        stop,
+        serving,
+        supervisor,
+        supervisor_ended,
+        _lock: lock,
+    })
+}
+
+fn describers() -> activity::Describers {
+    activity::Describers::default().with("extension_session", extensions::describe)
+}
+
+/// The token, and whether it was derived.
+fn service_token(args: &ServeArgs, master: &MasterKey) -> Result<(String, bool), SealError> {
+    if let Some(given) = &args.service_token {
+        return Ok((given.0.clone(), false));
+    }
+    let derived = master.derive("service token")?;
+    Ok((format!("bw_svc_{}", BASE64URL_NOPAD.encode(derived.as_slice())), true))
+}
+
+fn first_start(
+    fresh: bool,
+    bootstrap: Bootstrap,
+    service_token: Option<String>,
+) -> Option<FirstStart> {
+    let operator_password = match bootstrap {
+        Bootstrap::Created { password, .. } => password.map(|password| password.to_string()),
+        Bootstrap::Present if !fresh => return None,
+        Bootstrap::Present => None,
+    };
+    Some(FirstStart { operator_password, service_token })
+}
+
+/// The system's own actors.
+fn supervisor(app: &App, board: Board) -> Supervisor {
+    let (reminders, sweeper, housekeeper) = (app.clone(), app.clone(), app.clone());
+    let children = vec![
+        periodic("reminders", REMINDERS_PERIOD, move || {
+            let app = reminders.clone();
+            async move {
+                app.system.fire_reminders();
+            }
+        }),
+        periodic("sweeper", SWEEP_PERIOD, move || {
+            let app = sweeper.clone();
+            async move { app.system.sweep() }
+        }),
+        periodic("housekeeper", HOUSEKEEPING_PERIOD, move || {
+            let app = housekeeper.clone();
+            async move { housekeep(&app).await }
+        }),
+    ];
+    let strategy = Strategy::OneForOne;
+    let (intensity, period) = (RESTARTS_MAX, RESTARTS_PERIOD);
+    Supervisor { strategy, intensity, period, children, board }
+}
+
+async fn housekeep(app: &App) {
+    app.admission.housekeep();
+    if let Err(refusal) = app.identity.housekeep().await {
+        tracing::warn!(%refusal, "identity's housekeeping is put off");
+    }
+    let system = app.system.clone();
+    let cleaned = tokio::task::spawn_blocking(move || {
+        for shard in 0..=u8::MAX {
+            let mut after = None;
+            while let Some(next) = system.clean_outcomes(Shard(shard), after) {
+                after = Some(next);
+            }
+        }
+    });
+    let _ = cleaned.await;
+}

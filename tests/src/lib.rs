@@ -1,0 +1,1 @@
+//! Black-box tests: journeys, storms, crash rounds, tidy, layering.
