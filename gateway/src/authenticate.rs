@@ -190,8 +190,8 @@ impl FromRequestParts<App> for Either {
             None => user_caller(parts, app).await?,
         };
         let entered = enter(parts, app, caller)?;
-        let acts = entered.caller.kind != CallerKind::Service
-            || entered.caller.tenant != TenantId::SYSTEM;
+        let acts =
+            entered.caller.kind != CallerKind::Service || entered.caller.tenant != TenantId::SYSTEM;
         let message = "name the tenant that you act for";
         acts.then_some(Self(entered)).ok_or_else(|| Refusal::invalid("X-Tenant-ID", message).into())
     }

@@ -51,7 +51,11 @@ pub struct ServeArgs {
     #[serde(skip)]
     pub accept_loss: Option<String>,
     /// The operator's e-mail address, used at the first start
-    #[arg(long, env = "BAILIWICK_OPERATOR_EMAIL", default_value = "operator@localhost.localdomain")]
+    #[arg(
+        long,
+        env = "BAILIWICK_OPERATOR_EMAIL",
+        default_value = "operator@localhost.localdomain"
+    )]
     pub operator_email: String,
     /// The operator's password at the first start; without it one is made and printed
     #[arg(long, env = "BAILIWICK_OPERATOR_PASSWORD", hide_env_values = true)]
@@ -133,8 +137,17 @@ impl ServeArgs {
             };
         }
         take!(
-            listen, data_dir, engine, cache_mib, dev, eddsa, connections_max, tenant_rate,
-            anonymous_rate, call_price, operator_email
+            listen,
+            data_dir,
+            engine,
+            cache_mib,
+            dev,
+            eddsa,
+            connections_max,
+            tenant_rate,
+            anonymous_rate,
+            call_price,
+            operator_email
         );
         Ok(self)
     }

@@ -153,12 +153,14 @@ impl Story {
     async fn call(&mut self, app: &str) -> Result<(), DemoError> {
         let path = format!("/v1/extensions/{app}/call");
         let add = |title: &str, pages: u32| {
-            json!({"function": "add_book", "params": {"title": title, "pages": pages}})
+            let params = json!({"title": title, "pages": pages});
+            json!({"function": "add_book", "params": params})
         };
         let mut step = post("Add a book", &path, 200, add("The Trial", 255));
         step.key = Some("demo-add-1");
         let first = self.step(step).await?;
-        let mut step = post("The same key again: the same answer", &path, 200, add("The Trial", 255));
+        let mut step =
+            post("The same key again: the same answer", &path, 200, add("The Trial", 255));
         step.key = Some("demo-add-1");
         let again = self.step(step).await?;
         let name = "The same key again: the same answer";
@@ -166,7 +168,8 @@ impl Story {
         let path = format!("/v1/extensions/{app}/batch");
         let calls = json!([add("Molloy", 241), {"function": "books", "params": {}},
             {"function": "no_such_function", "params": {}}]);
-        let batch = post("Three calls at once, one of them wrong", &path, 200, json!({"calls": calls}));
+        let batch =
+            post("Three calls at once, one of them wrong", &path, 200, json!({"calls": calls}));
         self.step(batch).await?;
         Ok(())
     }

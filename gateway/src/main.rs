@@ -9,6 +9,10 @@ use gateway::start::{Running, start};
 use gateway::{demo, load, routes};
 use tracing_subscriber::EnvFilter;
 
+/// Gives freed memory back sooner than the C library's own, and serves many threads faster.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The control plane for platforms that run extensions and agents for many tenants.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
@@ -124,7 +128,7 @@ fn banner(args: &ServeArgs, running: &Running) {
 }
 
 fn log(json: bool) {
-    let filter = EnvFilter::try_from_env("BAILIWICK_LOG").unwrap_or_else(|_| "warn".into());
+    let filter = EnvFilter::try_from_env("BAILIWICK_LOG").unwrap_or_else(|_| "info".into());
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter);
     let subscriber = subscriber.with_writer(std::io::stderr);
     if json {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use utoipa::OpenApi;
+use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 /// The names of the APIs, as operations are tagged.
@@ -43,6 +45,28 @@ const DOCUMENTS: &[(&str, &[&str])] = &[
     security(("bearer" = []), ("service_token" = []))
 )]
 struct Base;
+
+/// Says on every POST and PUT that changes something that it takes `Idempotency-Key`. Logging in
+/// and out and asking what something would cost are no such changes.
+pub fn declare_keys(document: &mut utoipa::openapi::OpenApi) {
+    const WITHOUT: &[&str] = &["login", "refresh", "logout", "quote", "submit", "act"];
+    for path in document.paths.paths.values_mut() {
+        for operation in path.post.iter_mut().chain(path.put.iter_mut()) {
+            let name = operation.operation_id.as_deref().unwrap_or_default();
+            if !WITHOUT.contains(&name) {
+                let text = "The same key and body answer the recorded outcome for 24 h; the same \
+                    key with another body is 422";
+                let key = ParameterBuilder::new()
+                    .name("Idempotency-Key")
+                    .parameter_in(ParameterIn::Header)
+                    .description(Some(text))
+                    .schema(Some(ObjectBuilder::new().schema_type(Type::String).build()))
+                    .build();
+                operation.parameters.get_or_insert_default().push(key.into());
+            }
+        }
+    }
+}
 
 /// The document that operations are added to.
 pub fn base() -> utoipa::openapi::OpenApi {

@@ -39,7 +39,6 @@ pub fn status_of(class: Class) -> StatusCode {
     }
 }
 
-
 impl Problem {
     /// 401: no credential, or one that does not hold.
     pub fn unauthenticated(message: &str) -> Self {

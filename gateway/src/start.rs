@@ -13,8 +13,8 @@ use identity::operator::Bootstrap;
 use identity::password::{Hasher, PasswordPolicy};
 use identity::signing_keys::SigningAlgorithm;
 use identity::{Identity, IdentitySettings};
-use persistence::{FolderLock, Journal, MasterKey, OpenError, Options, SealError, Shard};
 use market::{DeveloperApp, Market};
+use persistence::{FolderLock, Journal, MasterKey, OpenError, Options, SealError, Shard};
 use ractor::{Actor, ActorRef};
 use supervision::supervisor::{Board, Strategy, Supervisor, periodic};
 use supervision::{Refusal, System, SystemOptions};
@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use crate::admission::Admission;
 use crate::app::{App, Parts};
 use crate::authenticate::ServiceToken;
-use crate::config::ServeArgs;
+use crate::config::{Hidden, ServeArgs};
 use crate::front::Front;
 use crate::metrics::Metrics;
 use crate::{routes, server};
@@ -127,9 +127,10 @@ impl Running {
     }
 }
 
-fn master_key(args: &ServeArgs) -> Result<MasterKey, StartError> {
-    let Some(hex) = &args.master_key else {
-        return Ok(MasterKey::load_or_create(&args.data_dir.join("master.key"))?);
+/// The master key: the one given, or the data folder's own, made if it has none.
+pub fn master_key(folder: &Path, given: Option<&Hidden>) -> Result<MasterKey, StartError> {
+    let Some(hex) = given else {
+        return Ok(MasterKey::load_or_create(&folder.join("master.key"))?);
     };
     let bytes = HEXLOWER_PERMISSIVE.decode(hex.0.trim().as_bytes());
     let bytes = bytes.map_err(|_| StartError::MasterKey)?;
@@ -164,11 +165,11 @@ pub async fn start(args: &ServeArgs) -> Result<Running, StartError> {
     let address = listener.local_addr().unwrap_or(address);
     let fresh = is_fresh(&args.data_dir);
     let lock = FolderLock::take(&args.data_dir)?;
-    let master = master_key(args)?;
+    let master = master_key(&args.data_dir, args.master_key.as_ref())?;
     let identity = new_identity(args, &master)?;
     let journal = open_journal(args, &master)?;
     let builder = identity::register(System::builder(SystemOptions::new(journal)), &identity);
-    let builder = control::register(billing::register(builder));
+    let builder = control::register(billing::register(activity::register(builder)));
     let apps = extensions::Apps::new();
     let settings = extensions::Settings {
         platform_price_per_call: args.call_price,

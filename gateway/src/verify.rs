@@ -7,8 +7,11 @@
 use std::path::PathBuf;
 
 use billing::wallet::Wallet;
-use persistence::{FolderLock, Home, Journal, MasterKey, Options};
+use persistence::{FolderLock, Home, Journal, Options};
 use supervision::{Entity as _, System, SystemOptions};
+
+use crate::config::Hidden;
+use crate::start::master_key;
 
 /// How many chains one step lists.
 const HOMES_STEP: usize = 1_000;
@@ -19,6 +22,9 @@ pub struct VerifyArgs {
     /// The data folder
     #[arg(long, env = "BAILIWICK_DATA_DIR", default_value = "./data")]
     pub data_dir: PathBuf,
+    /// The master key as 64 hex digits; without it DATA_DIR/master.key is used
+    #[arg(long, env = "BAILIWICK_MASTER_KEY", hide_env_values = true)]
+    pub master_key: Option<Hidden>,
 }
 
 /// The folder does not verify, or could not be looked at.
@@ -30,9 +36,9 @@ pub enum VerifyError {
     /// It does not open.
     #[error(transparent)]
     Open(#[from] persistence::OpenError),
-    /// The keys do not open.
+    /// The master key is none, or cannot be read.
     #[error(transparent)]
-    Keys(#[from] persistence::SealError),
+    MasterKey(#[from] crate::start::StartError),
     /// The journal could not be read.
     #[error("the journal could not be read: {0}")]
     Read(#[from] persistence::ReadError),
@@ -44,11 +50,11 @@ pub enum VerifyError {
 /// Verifies, and prints what it found.
 pub async fn run(args: &VerifyArgs) -> Result<(), VerifyError> {
     let folder = &args.data_dir;
-    if !folder.join("master.key").exists() {
+    if !folder.join("data-keys").exists() {
         return Err(VerifyError::NoData(folder.clone()));
     }
     let _lock = FolderLock::take(folder)?;
-    let master = MasterKey::load_or_create(&folder.join("master.key"))?;
+    let master = master_key(folder, args.master_key.as_ref())?;
     let journal = Journal::open(Options::new(folder), &master)?;
     let builder = System::builder(SystemOptions::new(journal));
     let system = builder.kind::<Wallet>().start();
@@ -109,10 +115,8 @@ fn wallet(system: &System, id: &str) -> Result<(), String> {
     if !same {
         return Err("its snapshot and its records give different states".to_owned());
     }
-    let wallet: Wallet = system
-        .directory::<Wallet>()
-        .replay(&place)
-        .map_err(|refusal| refusal.to_string())?;
+    let wallet: Wallet =
+        system.directory::<Wallet>().replay(&place).map_err(|refusal| refusal.to_string())?;
     let tenant = types::TenantId(place.home.0);
     wallet.check_books(billing::wallet::ledger_sum(system, tenant)?)
 }

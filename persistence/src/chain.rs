@@ -1,9 +1,9 @@
 //! A home's chain: its last link, and the frontier of the Merkle tree over all its links.
 //!
-//! Each record's link covers the link before it, so that no record can be changed, left out or put
-//! in without breaking every later one. The links are also the leaves of a Merkle tree as in
-//! RFC 9162 section 2.1 (leaf `SHA-256(0x00 ‖ link)`, node `SHA-256(0x01 ‖ left ‖ right)`); only its
-//! frontier, the roots of the complete subtrees, is kept: enough to give the root at any time.
+//! Each record's link covers the link before it, so that no record can be changed, left out or
+//! put in without breaking every later one. The links are also the leaves of a Merkle tree as in
+//! RFC 9162 section 2.1 (leaf `SHA-256(0x00 ‖ link)`, node `SHA-256(0x01 ‖ left ‖ right)`); only
+//! its frontier, the roots of the complete subtrees, is kept: enough to give the root at any time.
 
 use serde::{Deserialize, Serialize};
 

@@ -389,9 +389,8 @@ impl Journal {
 
     /// Every home that has a chain, a page at a time: those after `after`.
     pub fn homes(&self, after: Option<Home>, limit: usize) -> Result<Vec<Home>, ReadError> {
-        let start = after.map_or(b"h".to_vec(), |home| {
-            [layout::chain_head(home).as_slice(), &[0]].concat()
-        });
+        let start = after
+            .map_or(b"h".to_vec(), |home| [layout::chain_head(home).as_slice(), &[0]].concat());
         let pairs = self.shared.engine.scan(&start, b"i", Direction::Forward, limit)?;
         let home = |key: &[u8]| key.last_chunk::<16>().map(|id| Home(u128::from_be_bytes(*id)));
         Ok(pairs.iter().filter_map(|(key, _)| home(key)).collect())

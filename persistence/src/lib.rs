@@ -6,7 +6,8 @@
 //!
 //! The pieces, in the order the data passes through them: [`codec`] turns values into bytes,
 //! [`sealing`] encrypts them, [`record`] frames them, [`chain`] links them, the writer batches them
-//! and an [`engine`] makes them durable; [`head_file`] remembers, outside the engine, how far it got.
+//! and an [`engine`] makes them durable; [`head_file`] remembers, outside the engine, how far it
+//! got.
 
 pub mod chain;
 pub mod codec;

@@ -31,7 +31,7 @@ pub struct RowDraft {
 #[derive(Clone, Debug)]
 pub enum NoEffect {}
 
-/// A kind of entity. Its state is `Self`: built from events alone, so it may not look anywhere else.
+/// A kind of entity. Its state is `Self`: built from events alone, so it may look nowhere else.
 pub trait Entity: Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The kind's name, which begins every stream's name. For ever.
     const KIND: &'static str;

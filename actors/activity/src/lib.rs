@@ -7,7 +7,10 @@
 mod activity;
 mod cursor;
 mod describe;
+pub mod operator_act;
 mod view;
+
+use supervision::system::SystemBuilder;
 
 pub use activity::{
     Activity, COUNTED_RECORDS_MAX, Filter, GET_RECORDS_MAX, GET_STEPS_MAX, LIST_RECORDS_MAX,
@@ -16,3 +19,8 @@ pub use activity::{
 pub use cursor::{ChainCursor, CursorError};
 pub use describe::{ActionItem, ActionStatus, ActionType, Describe, Describers};
 pub use view::{Action, ActionDetail, ActionPage, Verification};
+
+/// Registers this crate's kinds.
+pub fn register(builder: SystemBuilder) -> SystemBuilder {
+    builder.kind::<operator_act::OperatorAct>()
+}

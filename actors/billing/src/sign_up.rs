@@ -14,7 +14,9 @@ use supervision::{
     Address, Class, Command, EffectContext, Entity, Handle, Origin, Process, Refusal, System,
     Timestamp, Turn,
 };
-use types::{base32, GrantId, JsonBytes, Personal, Scopes, TenantId, UserId, home_of, owner_of_user};
+use types::{
+    GrantId, JsonBytes, Personal, Scopes, TenantId, UserId, base32, home_of, owner_of_user,
+};
 
 use crate::wallet::{Grant, Wallet, wallet_address};
 
@@ -242,6 +244,22 @@ impl Handle<End> for SignUp {
     }
 }
 
+/// Answers that it is over: what an answer that is to be recorded rides on.
+pub struct Conclude;
+
+impl Command for Conclude {
+    const NAME: &'static str = "conclude";
+}
+
+impl Handle<Conclude> for SignUp {
+    type Reply = ();
+
+    fn handle(turn: &mut Turn<'_, Self>, _: Conclude) -> Result<(), Refusal> {
+        let over = turn.state().ended.is_some();
+        over.then_some(()).ok_or_else(|| Refusal::conflict("pending", "it is not over yet"))
+    }
+}
+
 /// Who has signed up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignedUp {
@@ -265,11 +283,7 @@ impl Process for SignUp {
 }
 
 /// Signs somebody up and waits for the end. 409 `email_taken` for an address that has an account.
-pub async fn sign_up(
-    system: &System,
-    start: Start,
-    origin: Origin,
-) -> Result<SignedUp, Refusal> {
+pub async fn sign_up(system: &System, start: Start, origin: Origin) -> Result<SignedUp, Refusal> {
     let (address, user) = (SignUp::address(start.user), start.user);
     let claim = EmailAddress::new(&start.email)?.claim(&system.port::<ClaimKey>());
     let claims = system.directory::<Claim>();

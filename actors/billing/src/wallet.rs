@@ -39,8 +39,8 @@ pub use holds::{
     Capture, DRAWN_MAX, Ended, HOLD_TTL_MS_MAX, HOLD_TTL_MS_MIN, HoldView, PlaceHold, Placed,
     Release, SETTLE_ITEMS_MAX, Settle, SettleItem, Settlement,
 };
-pub use ledger::{ledger_sum, 
-    LEDGER_FAMILY, LedgerEntry, LedgerLine, NumberLedger, NumberRange, Reason, history,
+pub use ledger::{
+    LEDGER_FAMILY, LedgerEntry, LedgerLine, NumberLedger, NumberRange, Reason, history, ledger_sum,
 };
 use ledger::{line_count, line_rows};
 use recent::Recent;

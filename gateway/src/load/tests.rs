@@ -70,6 +70,7 @@ async fn respond(reply: Reply) -> Result<Response<Full<Bytes>>, &'static str> {
         Reply::Last => {
             response.headers_mut().insert(CONNECTION, "close".parse().unwrap());
         }
+        // sleep: the lateness itself is what this server plays
         Reply::Late(delay) => tokio::time::sleep(delay).await,
         Reply::Never => std::future::pending().await,
         Reply::Break => return Err("as the test wants it"),

@@ -5,9 +5,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use billing::sign_up::{Conclude, SignUp};
 use identity::login::{TokenLife, Tokens};
 use serde::{Deserialize, Serialize};
-use supervision::Refusal;
+use supervision::{Begin, IdempotencyKey, Origin, Refusal};
 use types::{TenantId, UserId, rfc3339};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -17,6 +18,7 @@ use super::auth::{Newcomer, RefreshRequest, log_in, private, sign_up_newcomer};
 use crate::app::App;
 use crate::authenticate::{Anyone, Member};
 use crate::extract::{BODY_BYTES_MAX, JsonBody, parse_json, read_body};
+use crate::once::{self, Key};
 use crate::openapi::tag;
 use crate::problem::Problem;
 
@@ -38,7 +40,7 @@ fn tenant_label(tenant: TenantId) -> String {
 
 /// A new account.
 #[derive(Deserialize, ToSchema)]
-struct RegisterRequest {
+struct AccountRequest {
     /// The e-mail address
     #[schema(format = Email)]
     email: String,
@@ -54,7 +56,7 @@ struct RegisterRequest {
 
 /// The account, as it was made.
 #[derive(Serialize, ToSchema)]
-struct RegisterResponse {
+struct AccountCreated {
     id: String,
     email: String,
     full_name: Option<String>,
@@ -65,25 +67,34 @@ struct RegisterResponse {
 
 /// Create an account with a tenant of its own and welcome credits
 #[utoipa::path(post, path = "/api/v1/auth/register", tag = tag::ACCOUNTS,
-    request_body = RegisterRequest, security(()),
-    responses((status = 201, body = RegisterResponse), (status = 409), (status = 422)))]
+    request_body = AccountRequest, security(()),
+    responses((status = 201, body = AccountCreated), (status = 409), (status = 422)))]
 async fn register(
     State(app): State<App>,
     who: Anyone,
-    body: JsonBody<RegisterRequest>,
+    key: Key,
+    body: JsonBody<AccountRequest>,
 ) -> Result<Response, Problem> {
-    let RegisterRequest { email, password, full_name, company } = body.value;
-    let user = app.new_user();
-    let newcomer = Newcomer {
-        user,
-        email: email.clone(),
-        password,
-        name: full_name.clone(),
-        company,
+    let AccountRequest { email, password, full_name, company } = body.value;
+    let (tenant, principal) = (TenantId::SYSTEM.0, who.address.clone());
+    let key = key
+        .0
+        .map(|key| IdempotencyKey::new(tenant, &principal, "register_account", &key, &body.bytes));
+    // With a key the sign-up has the key's own id: a repetition finds it, whatever came between.
+    let user = key.as_ref().map_or_else(|| app.new_user(), |key| UserId(key.process_id()));
+    let address = SignUp::address(user);
+    let ticketed = match key {
+        None => None,
+        Some(key) => match app.system.begin(address.place(), key).await? {
+            Begin::Recorded(bytes) => return once::response(&bytes),
+            Begin::Fresh(ticketed) => Some(ticketed),
+        },
     };
+    let newcomer =
+        Newcomer { user, email: email.clone(), password, name: full_name.clone(), company };
     let signed_up = sign_up_newcomer(&app, newcomer, "anonymous", who.request).await?;
     let created_at = rfc3339(app.system.clock().now());
-    let response = RegisterResponse {
+    let response = AccountCreated {
         id: user_label(signed_up.user),
         email,
         full_name,
@@ -91,7 +102,13 @@ async fn register(
         credits: billing::wallet::WELCOME_CREDITS,
         created_at,
     };
-    Ok((StatusCode::CREATED, Json(response)).into_response())
+    let Some(ticketed) = ticketed else {
+        return Ok((StatusCode::CREATED, Json(response)).into_response());
+    };
+    let origin = Origin { caller: "anonymous".into(), request: who.request.0, cause: None };
+    let render = move |()| once::record(StatusCode::CREATED, &response);
+    let sign_ups = app.system.directory::<SignUp>();
+    once::response(&sign_ups.ask_once(&address, Conclude, origin, ticketed, render).await?)
 }
 
 /// The account API's login: a form (OAuth 2.0 password style).
@@ -106,6 +123,7 @@ struct LoginForm {
 /// The broker's login.
 #[derive(Deserialize, ToSchema)]
 struct BrokerLogin {
+    #[schema(format = Email)]
     email: String,
     password: String,
 }
@@ -161,11 +179,8 @@ async fn login(
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let is_form = kind.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
     let bytes = read_body(request.into_body(), BODY_BYTES_MAX).await?;
-    let answer = if is_form {
-        by_form(&app, who, &bytes).await
-    } else {
-        by_json(&app, who, &bytes).await
-    };
+    let answer =
+        if is_form { by_form(&app, who, &bytes).await } else { by_json(&app, who, &bytes).await };
     answer.map_err(|refusal| Problem(refusal).into_response())
 }
 
@@ -222,8 +237,10 @@ async fn me(
 ) -> Result<Json<AccountResponse>, Problem> {
     let user = app.identity.me(&entered.caller).await?;
     let tenants = app.identity.tenants(user.id).await?;
-    let tenant = |it: identity::service::TenantView| {
-        AccountTenant { id: tenant_label(it.id), name: it.name, role: it.role }
+    let tenant = |it: identity::service::TenantView| AccountTenant {
+        id: tenant_label(it.id),
+        name: it.name,
+        role: it.role,
     };
     Ok(Json(AccountResponse {
         id: user_label(user.id),

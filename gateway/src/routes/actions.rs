@@ -39,6 +39,10 @@ struct ListQuery {
     cursor: Option<String>,
 }
 
+fn named<T: serde::de::DeserializeOwned>(text: String) -> Result<T, serde_json::Error> {
+    serde_json::from_value(serde_json::Value::String(text))
+}
+
 /// The caller's actions, newest first
 #[utoipa::path(get, path = "/v1/actions", tag = tag::GATEWAY, params(ListQuery),
     responses((status = 200, body = ActionPage), (status = 401), (status = 422)))]
@@ -48,9 +52,8 @@ async fn list(
     Query(query): Query<ListQuery>,
 ) -> Result<Json<ActionPage>, Problem> {
     let unfit = |field: &'static str| move |_| Refusal::invalid(field, "is not known");
-    let named = |text: String| serde_json::Value::String(text);
-    let action_type = query.action_type.map(|text| serde_json::from_value::<ActionType>(named(text)));
-    let status = query.status.map(|text| serde_json::from_value::<ActionStatus>(named(text)));
+    let action_type = query.action_type.map(|text| named::<ActionType>(text));
+    let status = query.status.map(|text| named::<ActionStatus>(text));
     let cursor = query.cursor.map(|text| text.parse());
     let filter = Filter {
         app_id: query.app_id,

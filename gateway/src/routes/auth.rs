@@ -9,7 +9,7 @@ use identity::login::{LoginAttempt, NewSession, TokenLife, Tokens};
 use identity::password::Password;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use supervision::Refusal;
+use supervision::{IdempotencyKey, Refusal};
 use types::{Caller, RequestId, SessionId, TenantId, UserId, rfc3339};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -18,6 +18,7 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::authenticate::{Anyone, Member, Service};
 use crate::extract::JsonBody;
+use crate::once::Key;
 use crate::openapi::tag;
 use crate::problem::Problem;
 
@@ -182,7 +183,10 @@ pub(super) fn tenant_label(user: UserId, tenant: TenantId) -> String {
 /// The caller's own user
 #[utoipa::path(get, path = "/v1/auth/me", tag = tag::GATEWAY,
     responses((status = 200, body = UserResponse), (status = 401)))]
-async fn me(State(app): State<App>, Member(entered): Member) -> Result<Json<UserResponse>, Problem> {
+async fn me(
+    State(app): State<App>,
+    Member(entered): Member,
+) -> Result<Json<UserResponse>, Problem> {
     user_response(&app, &entered.caller).await.map(Json)
 }
 
@@ -239,9 +243,8 @@ pub(super) async fn sign_up_newcomer(
         return Err(Refusal::invalid("password", "must have 8 to 128 characters"));
     }
     let email = identity::claim::EmailAddress::new(&email)?.as_str().to_owned();
-    let unfit = |error: identity::password::PasswordError| {
-        Refusal::invalid("password", error.to_string())
-    };
+    let unfit =
+        |error: identity::password::PasswordError| Refusal::invalid("password", error.to_string());
     Password::new(password.clone()).map_err(unfit)?;
     let password = app.identity.hash_password(password).await?;
     let role = "user".to_owned();
@@ -258,6 +261,7 @@ pub(super) async fn sign_up_newcomer(
 async fn register(
     State(app): State<App>,
     Service(entered): Service,
+    key: Key,
     body: JsonBody<RegisterRequest>,
 ) -> Result<Response, Problem> {
     let RegisterRequest { email, password, tenant_id } = body.value;
@@ -265,15 +269,18 @@ async fn register(
         let message = "a new user gets a tenant of their own; leave it out";
         return Err(Refusal::invalid("tenant_id", message).into());
     }
-    let (name, company, user) = (None, None, app.new_user());
+    // With a key the user and the session have the key's own id: a repetition finds both.
+    let (label, operation) = (entered.caller.label(), "register");
+    let key = key.0.map(|key| IdempotencyKey::new(0, &label, operation, &key, &body.bytes));
+    let id = key.map_or_else(|| app.system.new_id(), |key| key.process_id());
+    let (name, company, user) = (None, None, UserId(id));
     let newcomer = Newcomer { user, email, password, name, company };
     let request = entered.request;
-    let signed_up =
-        sign_up_newcomer(&app, newcomer, &entered.caller.label(), request).await?;
+    let signed_up = sign_up_newcomer(&app, newcomer, &label, request).await?;
     let session = NewSession {
         user: signed_up.user,
         tenant: Some(signed_up.tenant),
-        session: Some(SessionId(app.system.new_id())),
+        session: Some(SessionId(id)),
         device: None,
         life: TokenLife::Standard,
         request: request.0,

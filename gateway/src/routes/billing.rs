@@ -82,8 +82,17 @@ async fn debit(
         app: app_id,
     };
     let view = |receipt: Receipt| receipt;
-    ask_once!(app, key, entered, "debit", body.bytes, address(&entered), command,
-        StatusCode::CREATED, view)
+    ask_once!(
+        app,
+        key,
+        entered,
+        "debit",
+        body.bytes,
+        address(&entered),
+        command,
+        StatusCode::CREATED,
+        view
+    )
 }
 
 /// What to hold back.
@@ -134,8 +143,17 @@ async fn place_hold(
         reason,
         call: None,
     };
-    ask_once!(app, key, entered, "place_hold", body.bytes, address(&entered), command,
-        StatusCode::CREATED, HoldResponse::from)
+    ask_once!(
+        app,
+        key,
+        entered,
+        "place_hold",
+        body.bytes,
+        address(&entered),
+        command,
+        StatusCode::CREATED,
+        HoldResponse::from
+    )
 }
 
 /// A page of a list.
@@ -197,8 +215,17 @@ async fn capture(
     let operation = format!("capture {id}");
     let command = Capture { hold: id, amount };
     let view = |ended: Ended| ended;
-    ask_once!(app, key, entered, &operation, body.bytes, address(&entered), command,
-        StatusCode::OK, view)
+    ask_once!(
+        app,
+        key,
+        entered,
+        &operation,
+        body.bytes,
+        address(&entered),
+        command,
+        StatusCode::OK,
+        view
+    )
 }
 
 /// Give back what a hold holds back
@@ -215,8 +242,17 @@ async fn release(
     let id = hold(&id)?;
     let operation = format!("release {id}");
     let view = |ended: Ended| ended;
-    ask_once!(app, key, entered, &operation, [], address(&entered), Release { hold: id },
-        StatusCode::OK, view)
+    ask_once!(
+        app,
+        key,
+        entered,
+        &operation,
+        [],
+        address(&entered),
+        Release { hold: id },
+        StatusCode::OK,
+        view
+    )
 }
 
 fn hold(text: &str) -> Result<HoldId, Refusal> {

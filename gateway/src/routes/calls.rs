@@ -109,9 +109,8 @@ fn request(
     let (tenant, user) = on_behalf_of(entered, user_id, tenant_id)?;
     let caller = entered.caller.clone();
     let operation = format!("{operation} {app_id}");
-    let idempotency = key.0.map(|key| {
-        IdempotencyKey::new(tenant.0, &caller.label(), &operation, &key, body)
-    });
+    let idempotency =
+        key.0.map(|key| IdempotencyKey::new(tenant.0, &caller.label(), &operation, &key, body));
     let origin = app.origin(&caller, entered.request);
     Ok(Request { caller, tenant, user, app: app_id, idempotency, origin })
 }

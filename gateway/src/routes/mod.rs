@@ -21,7 +21,7 @@ use crate::problem::Problem;
 
 /// Every route with its declaration, and the document that they make.
 fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
-    OpenApiRouter::with_openapi(openapi::base())
+    let (router, mut document) = OpenApiRouter::with_openapi(openapi::base())
         .merge(auth::router())
         .merge(accounts::router())
         .merge(billing::router())
@@ -29,7 +29,9 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(calls::router())
         .merge(actions::router())
         .merge(operator::router())
-        .split_for_parts()
+        .split_for_parts();
+    openapi::declare_keys(&mut document);
+    (router, document)
 }
 
 /// The OpenAPI document of all declared routes.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use activity::operator_act::{self, Noted};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -92,8 +93,17 @@ async fn grant(
     };
     let operation = format!("grant {tenant}");
     let view = |receipt: Receipt| receipt;
-    ask_once!(app, key, entered, &operation, body.bytes, wallet_address(tenant), command,
-        StatusCode::CREATED, view)
+    ask_once!(
+        app,
+        key,
+        entered,
+        &operation,
+        body.bytes,
+        wallet_address(tenant),
+        command,
+        StatusCode::CREATED,
+        view
+    )
 }
 
 fn expiry(app: &App, text: &str) -> Result<Timestamp, Refusal> {
@@ -210,7 +220,7 @@ fn history(app: &App, place: &Place, newest: u64) -> Result<Vec<HistoryEntry>, R
 /// What to do with an entity.
 #[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum Action {
+enum OperatorAction {
     /// Finish what it has and leave memory
     Passivate,
     /// End at once and start anew on the next message
@@ -223,11 +233,23 @@ enum Action {
     Verify,
 }
 
+impl OperatorAction {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Passivate => "passivate",
+            Self::Restart => "restart",
+            Self::Quarantine => "quarantine",
+            Self::Release => "release",
+            Self::Verify => "verify",
+        }
+    }
+}
+
 /// An operator's act on one entity.
 #[derive(Deserialize, ToSchema)]
 struct ActRequest {
-    action: Action,
-    /// Why; it is logged
+    action: OperatorAction,
+    /// Why; it stands in the tenant's chain and in the platform's
     reason: String,
 }
 
@@ -243,18 +265,22 @@ async fn act(
     body: JsonBody<ActRequest>,
 ) -> Result<Response, Problem> {
     let ActRequest { action, reason } = body.value;
-    if reason.trim().is_empty() {
-        return Err(Refusal::invalid("reason", "must say why").into());
-    }
     let place = locate(&app, &kind, &id)?;
     let registered = app.system.kind(&kind).ok_or_else(|| Refusal::not_found("kind"))?;
-    tracing::info!(operator = %entered.caller.label(), kind, id, reason, "an operator acts");
+    let origin = app.origin(&entered.caller, entered.request);
+    let act = Noted {
+        kind: kind.clone(),
+        id: id.clone(),
+        action: action.name().to_owned(),
+        reason: reason.clone(),
+    };
+    operator_act::note(&app.system, place.home, act, origin).await?;
     let done = match action {
-        Action::Passivate => registered.passivate(&id),
-        Action::Restart => registered.kill(&id),
-        Action::Release => registered.release(&id),
-        Action::Verify => registered.verify(&place)?,
-        Action::Quarantine => {
+        OperatorAction::Passivate => registered.passivate(&id),
+        OperatorAction::Restart => registered.kill(&id),
+        OperatorAction::Release => registered.release(&id),
+        OperatorAction::Verify => registered.verify(&place)?,
+        OperatorAction::Quarantine => {
             registered.quarantine(&id, &reason);
             true
         }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use supervision::Refusal;
 
 use crate::app::App;
+use crate::console::CONTENT_SECURITY_POLICY;
 use crate::openapi::Documents;
 use crate::problem::Problem;
 
@@ -49,9 +50,8 @@ async fn readyz(State(app): State<App>) -> Response {
 }
 
 async fn metrics(State(app): State<App>) -> Response {
-    let kind = HeaderValue::from_static(
-        "application/openmetrics-text; version=1.0.0; charset=utf-8",
-    );
+    let kind =
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     match app.metrics.render(&app.system) {
         Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
@@ -67,8 +67,9 @@ async fn document(documents: Documents, name: String) -> Result<Response, Proble
     Ok((headers, text.to_string()).into_response())
 }
 
-async fn docs() -> Html<&'static str> {
-    Html(include_str!("../docs/index.html"))
+async fn docs() -> impl IntoResponse {
+    let policy = HeaderValue::from_static(CONTENT_SECURITY_POLICY);
+    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(include_str!("../docs/index.html")))
 }
 
 async fn docs_script() -> impl IntoResponse {

@@ -168,6 +168,9 @@ impl<E: Engine> LoggedEngine<E> {
         }
         let first = firsts.last().copied().unwrap_or(last + 1);
         let segment = create_segment(folder, first)?;
+        // A process that was killed between its write and its sync left a frame that is whole and
+        // may still be lost: nobody may see it before it is durable.
+        segment.sync_data().map_err(failed("sync what it replayed"))?;
         let folder = folder.to_owned();
         let shared = Arc::new(Shared {
             store,
