@@ -54,6 +54,10 @@ pub async fn read_body(body: Body, max: usize) -> Result<Bytes, Response<Body>> 
 
 /// Reads JSON, and says where a mistake is.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    // Serde would take a list for a structure, field by field in its order.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Refusal::invalid("body", "must be an object"));
+    }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let (path, inner) = (error.path().to_string(), error.inner());

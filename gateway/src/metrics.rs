@@ -1,17 +1,23 @@
 //! The figures that `/metrics` shows, in Prometheus' text format: base units, no tenant labels.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
+use parking_lot::RwLock;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{
+    EncodeLabelSet, EncodeLabelValue, EncodeMetric, MetricEncoder, NoLabelSet,
+};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use supervision::System;
+use supervision::monitor::Histogram;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabels {
@@ -41,17 +47,30 @@ enum Outcome {
 type Figure = Gauge<i64, AtomicI64>;
 type Total = Counter<u64, AtomicU64>;
 
+/// One route's counters: few, so that a scan is the fastest way to the right one.
+type RouteCounters = Vec<(Method, StatusCode, Total)>;
+
 /// The server's figures.
+#[derive(Default)]
 pub struct Metrics {
-    requests: Family<RouteLabels, Total>,
-    seconds: Histogram,
+    requests: RwLock<HashMap<Box<str>, RouteCounters>>,
+    took: Durations,
     answered: AtomicU64,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        let seconds = Histogram::new(exponential_buckets(0.000_1, 2.0, 18));
-        Self { requests: Family::default(), seconds, answered: AtomicU64::new(0) }
+/// A histogram that is only atomics, as Prometheus wants it.
+#[derive(Default, Debug)]
+struct Durations(Arc<Histogram>);
+
+impl EncodeMetric for Durations {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let (buckets, sum) = self.0.snapshot();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
     }
 }
 
@@ -63,19 +82,43 @@ impl Metrics {
 
     /// Counts one request that was answered.
     pub fn count(&self, method: &Method, route: &str, status: StatusCode, took: Duration) {
-        let (method, route) = (method.to_string(), route.to_owned());
-        let labels = RouteLabels { method, route, status: status.as_u16() };
-        self.requests.get_or_create(&labels).inc();
-        self.seconds.observe(took.as_secs_f64());
         self.answered.fetch_add(1, Ordering::Relaxed);
+        self.took.0.record(took);
+        let is_it = |it: &&(Method, StatusCode, Total)| it.0 == *method && it.1 == status;
+        if let Some(counter) =
+            self.requests.read().get(route).and_then(|counters| counters.iter().find(is_it))
+        {
+            counter.2.inc();
+            return;
+        }
+        let counter = Total::default();
+        counter.inc();
+        let mut requests = self.requests.write();
+        let counters = requests.entry(route.into()).or_default();
+        match counters.iter().find(is_it) {
+            Some(known) => drop(known.2.inc()),
+            None => counters.push((method.clone(), status, counter)),
+        }
+    }
+
+    fn by_route(&self) -> Family<RouteLabels, Total> {
+        let family = Family::<RouteLabels, Total>::default();
+        for (route, counters) in self.requests.read().iter() {
+            for (method, status, counter) in counters {
+                let (method, route) = (method.to_string(), route.to_string());
+                let labels = RouteLabels { method, route, status: status.as_u16() };
+                family.get_or_create(&labels).inc_by(counter.get());
+            }
+        }
+        family
     }
 
     /// The text of `/metrics`.
     pub fn render(&self, system: &System) -> Result<String, std::fmt::Error> {
         let mut registry = Registry::with_prefix("bailiwick");
-        registry.register("http_requests", "Requests answered", self.requests.clone());
-        let (text, unit) = ("How long requests took", Unit::Seconds);
-        registry.register_with_unit("http_request_duration", text, unit, self.seconds.clone());
+        registry.register("http_requests", "Requests answered", self.by_route());
+        let (help, took) = ("How long requests took", Durations(self.took.0.clone()));
+        registry.register_with_unit("http_request_duration", help, Unit::Seconds, took);
         register_journal(&mut registry, system);
         register_kinds(&mut registry, system);
         let mut text = String::new();

@@ -60,6 +60,12 @@ pub enum StartError {
     /// The master key in the settings is none.
     #[error("BAILIWICK_MASTER_KEY must be 64 hex digits")]
     MasterKey,
+    /// The folder has data, and the key that it is sealed under is gone.
+    #[error(
+        "{0} is missing, and the data beside it is sealed under it. Put it back, or give it \
+             in BAILIWICK_MASTER_KEY"
+    )]
+    MasterKeyMissing(std::path::PathBuf),
     /// The journal could not be read.
     #[error("the journal could not be read: {0}")]
     Read(#[from] persistence::ReadError),
@@ -81,7 +87,7 @@ impl StartError {
             Self::Listen { .. } => 69,
             Self::Open(OpenError::InUse(_)) => 75,
             Self::Open(OpenError::Folder { .. }) => 73,
-            Self::Open(_) | Self::Keys(_) | Self::MasterKey => 78,
+            Self::Open(_) | Self::Keys(_) | Self::MasterKey | Self::MasterKeyMissing(_) => 78,
             Self::Read(_) => 74,
             Self::Refused(_) | Self::Hasher(_) | Self::Supervisor(_) => 70,
         }
@@ -130,7 +136,11 @@ impl Running {
 /// The master key: the one given, or the data folder's own, made if it has none.
 pub fn master_key(folder: &Path, given: Option<&Hidden>) -> Result<MasterKey, StartError> {
     let Some(hex) = given else {
-        return Ok(MasterKey::load_or_create(&folder.join("master.key"))?);
+        let path = folder.join("master.key");
+        if !path.exists() && folder.join("data-keys").exists() {
+            return Err(StartError::MasterKeyMissing(path));
+        }
+        return Ok(MasterKey::load_or_create(&path)?);
     };
     let bytes = HEXLOWER_PERMISSIVE.decode(hex.0.trim().as_bytes());
     let bytes = bytes.map_err(|_| StartError::MasterKey)?;

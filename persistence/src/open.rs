@@ -154,9 +154,10 @@ impl Journal {
             let engine = Arc::new(MemoryEngine::default());
             return Self::start(engine, keys, None, options.accept_loss, options.on_fatal);
         }
+        // The keys first: a wrong master key is refused before the engine writes a byte.
+        let keys = Arc::new(KeyRing::open(&folder.join("data-keys"), master)?);
         let store = RedbEngine::open(folder, options.cache_bytes)?;
         let engine = Arc::new(LoggedEngine::open(folder, store, options.table_bytes)?);
-        let keys = Arc::new(KeyRing::open(&folder.join("data-keys"), master)?);
         let path = folder.join("head");
         let head_file =
             HeadFile::open(&path).map_err(|source| OpenError::Folder { path, source })?;

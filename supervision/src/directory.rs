@@ -21,7 +21,7 @@ use crate::crashes::Crashes;
 use crate::entity::{Entity, RowDraft};
 use crate::envelope::{Answer, Envelope};
 use crate::event::Event;
-use crate::host::{Boarding, Host, ReplayError, replay};
+use crate::host::{Boarding, Host, Published, ReplayError, replay};
 use crate::idempotency::Ticketed;
 use crate::monitor::{ActorMonitor, ActorView, CommandView, KindMonitor, KindView};
 use crate::process::Process;
@@ -47,6 +47,7 @@ struct Slot<E: Entity> {
     phase: watch::Sender<Phase<E>>,
     room: Arc<Semaphore>,
     monitor: Arc<ActorMonitor>,
+    published: Published<E>,
     address: Address<E>,
 }
 
@@ -133,10 +134,25 @@ impl<E: Entity> Directory<E> {
         origin: Origin,
         look: impl FnOnce(&E) -> R + Send + 'static,
     ) -> Result<R, Refusal> {
+        if let Some(state) = self.published(address) {
+            return Ok(look(&state));
+        }
         let permit = self.admit(address, "look")?;
         let (envelope, answer) = Envelope::look("look", origin, Some(permit), look);
         self.deliver(address, envelope).await?;
         receive(answer).await
+    }
+
+    /// The last durable state, of a live entity that publishes it.
+    fn published(&self, address: &Address<E>) -> Option<Arc<E>> {
+        if !E::PUBLISHED {
+            return None;
+        }
+        let slots = self.slots.lock();
+        let slot = slots.get(address.id())?;
+        let state = slot.published.read().clone()?;
+        slot.monitor.last_used_ms.store(self.core.monotonic_ms(), Relaxed);
+        Some(state)
     }
 
     /// Waits for a process to end.
@@ -213,6 +229,7 @@ impl<E: Entity> Directory<E> {
             phase: watch::Sender::new(Phase::Starting),
             room: Arc::new(Semaphore::new(E::MAILBOX_MAX)),
             monitor: Arc::default(),
+            published: Arc::default(),
             address: address.clone(),
         });
         slot.monitor.last_used_ms.store(self.core.monotonic_ms(), Relaxed);
@@ -235,6 +252,7 @@ impl<E: Entity> Directory<E> {
             directory: self.clone(),
             address: slot.address.clone(),
             monitor: slot.monitor.clone(),
+            published: slot.published.clone(),
             incarnation: self.core.next_incarnation(),
         };
         let replay = self.core.replays.acquire().await;

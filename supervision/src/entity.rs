@@ -39,6 +39,9 @@ pub trait Entity: Default + Clone + Serialize + DeserializeOwned + Send + Sync +
     const MAILBOX_MAX: usize = MAILBOX_MAX;
     /// How long an entity without work stays in memory.
     const IDLE: Duration = Duration::from_secs(60);
+    /// Whether looks read the last durable state directly instead of sending a message: for small
+    /// states that are read far more often than they change.
+    const PUBLISHED: bool = false;
     /// The version of the state's encoding. A snapshot of another version is not used.
     const SNAPSHOT_VERSION: u16 = 1;
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use parking_lot::RwLock;
 use persistence::{
     Append, NewRecord, Opened, Outcome, Position, RowKey, RowRange, StreamName, Ticket, codec,
 };
@@ -40,8 +41,12 @@ pub(crate) struct Boarding<E: Entity> {
     pub(crate) directory: Arc<Directory<E>>,
     pub(crate) address: Address<E>,
     pub(crate) monitor: Arc<ActorMonitor>,
+    pub(crate) published: Published<E>,
     pub(crate) incarnation: u64,
 }
+
+/// The last durable state of an entity that publishes it.
+pub(crate) type Published<E> = Arc<RwLock<Option<Arc<E>>>>;
 
 /// The rows of one append, by family and key; `None` is a deletion.
 type Overlay = HashMap<(&'static str, Vec<u8>), Option<Vec<u8>>>;
@@ -50,6 +55,7 @@ pub(crate) struct Seat<E: Entity> {
     directory: Arc<Directory<E>>,
     address: Address<E>,
     monitor: Arc<ActorMonitor>,
+    published: Published<E>,
     incarnation: u64,
     entity: E,
     seq: u64,
@@ -140,8 +146,11 @@ impl<E: Entity> Actor for Host<E> {
         _: ActorRef<Envelope<E>>,
         boarding: Boarding<E>,
     ) -> Result<Seat<E>, ActorProcessingErr> {
-        let Boarding { directory, address, monitor, incarnation } = boarding;
+        let Boarding { directory, address, monitor, published, incarnation } = boarding;
         let (entity, seq) = replay(&directory, address.place(), None)?;
+        if E::PUBLISHED {
+            *published.write() = Some(Arc::new(entity.clone()));
+        }
         monitor.seq.store(seq, Relaxed);
         let pending_noted = entity.is_pending();
         monitor.pinned.store(pending_noted, Relaxed);
@@ -149,6 +158,7 @@ impl<E: Entity> Actor for Host<E> {
             directory,
             address,
             monitor,
+            published,
             incarnation,
             seq,
             ticket: Ticket::default(),
@@ -284,6 +294,7 @@ impl<E: Entity> Seat<E> {
         let sealed_rows = rows.iter().map(|row| core.seal_row(place, row)).collect();
         let (runtime, context) = (core.runtime.clone(), self.effect_context(origin.clone()));
         let (release, me) = (ran.release, me.clone());
+        let publish = E::PUBLISHED.then(|| (self.published.clone(), Arc::new(self.entity.clone())));
         let append = Append {
             stream: place.stream.clone(),
             owner: place.owner,
@@ -299,6 +310,10 @@ impl<E: Entity> Seat<E> {
             rows: sealed_rows,
             rider: Box::new(move |outcome| match outcome {
                 Outcome::Durable(first) => {
+                    // Before the answer: who has the answer sees the state.
+                    if let Some((published, state)) = publish {
+                        *published.write() = Some(state);
+                    }
                     release(Fate::Durable);
                     ready.into_iter().for_each(|parked| parked(Fate::Durable));
                     if !effects.is_empty() {

@@ -14,7 +14,7 @@ pub use crate::crashes::CrashView;
 const BUCKETS: usize = 26;
 
 /// Durations in buckets of doubling width, from 1 microsecond to half a minute.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Histogram {
     buckets: [AtomicU64; BUCKETS],
     sum_us: AtomicU64,

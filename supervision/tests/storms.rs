@@ -486,3 +486,60 @@ async fn snapshots_change_nothing_and_an_idle_actor_leaves_memory() {
     assert_eq!(kind.observe_at(&place, 7).unwrap()["total"], 7);
     assert_eq!(kind.observe(place).await.unwrap()["total"], acknowledged);
 }
+
+/// A counter whose looks read what it has published.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Board {
+    total: i64,
+}
+
+impl Entity for Board {
+    const KIND: &'static str = "board";
+    const PUBLISHED: bool = true;
+    type Event = CounterEvent;
+    type Effect = NoEffect;
+
+    fn apply(&mut self, event: &CounterEvent, _: Timestamp) {
+        if let CounterEvent::Added(added) = event {
+            self.total += added.amount;
+        }
+    }
+
+    fn observe(&self) -> serde_json::Value {
+        serde_json::json!({ "total": self.total })
+    }
+}
+
+impl Handle<Add> for Board {
+    type Reply = i64;
+    fn handle(turn: &mut Turn<'_, Self>, add: Add) -> Result<i64, Refusal> {
+        turn.record(CounterEvent::Added(Added { amount: add.0 }));
+        Ok(turn.state().total)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_published_is_never_behind_an_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Journal::open(Options::new(folder.path()), &MasterKey::from_bytes([7; 32]));
+    let system = System::builder(SystemOptions::new(journal.unwrap())).kind::<Board>().start();
+    let boards = system.directory::<Board>();
+    let mut tasks = Vec::new();
+    for _ in 0..8 {
+        let boards = boards.clone();
+        tasks.push(tokio::spawn(async move {
+            let address = Address::new("b", OwnerKey { class: 1, id: 1 }, Home(1)).unwrap();
+            for round in 0..50 {
+                let answered = boards.ask(&address, Add(1), origin()).await;
+                let seen = boards.look(&address, origin(), |board| board.total).await.unwrap();
+                assert!(answered.is_err() || seen >= answered.unwrap());
+                if round % 10 == 9 {
+                    boards.passivate("b");
+                }
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+}

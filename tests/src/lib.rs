@@ -63,6 +63,11 @@ impl Server {
         Self { api: Api::new(running.address), running, folder }
     }
 
+    /// Where its data is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Stops it and starts another in the same folder.
     pub async fn restart(self) -> Self {
         let Self { running, folder, .. } = self;
@@ -159,6 +164,19 @@ impl Api {
     pub async fn balance(&self, user: &User) -> i64 {
         let answer = self.get("/v1/billing/balance").as_user(user).send().await.ok(200);
         answer["balance"].as_i64().unwrap()
+    }
+
+    /// The balance once no call's hold is open: a call is answered when it is recorded, and paid
+    /// for right after.
+    pub async fn settled_balance(&self, user: &User) -> i64 {
+        loop {
+            let holds = self.get("/v1/billing/holds?limit=200").as_user(user).send().await.ok(200);
+            let mut holds = holds.as_array().unwrap().iter();
+            if holds.all(|hold| hold["call_id"].is_null()) {
+                return self.balance(user).await;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The whole ledger, newest first, page by page.
@@ -333,5 +351,5 @@ pub fn shelf_document(app: &str) -> Value {
                 "title": "{{args.title}}"}}}]}},
         {"name": "books", "action_type": "read", "params_schema": {},
          "impl": {"kind": "declarative", "steps": [
-            {"id": "all", "op": "store.list", "args": {"kind": "book", "limit": 100}}]}}]}})
+            {"id": "all", "op": "store.list", "args": {"kind": "book", "limit": 20}}]}}]}})
 }

@@ -40,6 +40,8 @@ use crate::{internal, invalid_token, unix_ms};
 
 /// How many users' last logins are remembered, at most twice over.
 pub const LOGINS_KEPT: usize = 65_536;
+/// How many users' places are remembered, at most twice over.
+const HOMES_KEPT: usize = 16_384;
 /// How many of a user's tenants [`Identity::tenants`] shows.
 pub const TENANTS_SHOWN_MAX: usize = 100;
 
@@ -138,6 +140,8 @@ pub struct Identity {
     epochs: Arc<Epochs>,
     tokens: TokenCache<Verified>,
     logins: Mutex<Generations<UserId, Timestamp>>,
+    /// Where users live. A user never moves, so this is never wrong.
+    homes: Mutex<Generations<UserId, Address<User>>>,
     system: OnceLock<Weak<System>>,
 }
 
@@ -153,6 +157,7 @@ impl Identity {
             tokens: TokenCache::new(settings.cache_capacity, epochs.clone()),
             epochs,
             logins: Mutex::new(Generations::new(LOGINS_KEPT)),
+            homes: Mutex::new(Generations::new(HOMES_KEPT)),
             system: OnceLock::new(),
             settings,
         })
@@ -280,9 +285,16 @@ impl Identity {
 
     /// Where a user lives, whichever tenant is the home; `None` when there is no such user.
     pub fn user_address(&self, user: UserId) -> Result<Option<Address<User>>, Refusal> {
+        if let Some(known) = self.homes.lock().get_mut(&user) {
+            return Ok(Some(known.clone()));
+        }
         // The home in this address does not count: only its text is used.
         let id = User::address(user, TenantId::SYSTEM).id().to_owned();
-        Ok(self.system()?.locate(User::KIND, &id).and_then(Address::from_place))
+        let found = self.system()?.locate(User::KIND, &id).and_then(Address::from_place);
+        if let Some(address) = &found {
+            self.homes.lock().insert(user, address.clone());
+        }
+        Ok(found)
     }
 
     pub(crate) async fn account(

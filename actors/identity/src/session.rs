@@ -234,6 +234,7 @@ pub enum SessionEffect {
 
 impl Entity for Session {
     const KIND: &'static str = "session";
+    const PUBLISHED: bool = true;
     type Event = SessionEvent;
     type Effect = SessionEffect;
 

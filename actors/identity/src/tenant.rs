@@ -156,6 +156,7 @@ pub enum TenantEffect {
 
 impl Entity for Tenant {
     const KIND: &'static str = "tenant";
+    const PUBLISHED: bool = true;
     type Event = TenantEvent;
     type Effect = TenantEffect;
 

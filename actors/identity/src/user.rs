@@ -265,6 +265,7 @@ pub enum UserEffect {
 
 impl Entity for User {
     const KIND: &'static str = "user";
+    const PUBLISHED: bool = true;
     type Event = UserEvent;
     type Effect = UserEffect;
 

@@ -9,9 +9,10 @@
 //!
 //! A frame: length of the body (u32), CRC-32 of number and body (u32), commit number (u64), body.
 //! Numbers follow each other without a gap over all segments. A frame at the very end that is cut
-//! short or does not check was never acknowledged and is trimmed; anywhere else it is damage, and
-//! opening is refused. (A tail that rots after it was acknowledged looks the same as one that was
-//! cut short: the head file, outside the engine, catches that.)
+//! short or does not check was never acknowledged: the next commit takes its place. Anywhere else
+//! (a whole frame follows it) it is damage, and opening is refused. (A tail that rots after it was
+//! acknowledged looks the same as one that was cut short: the head file, outside the engine, catches
+//! that, and so opening changes nothing.)
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -42,6 +43,8 @@ struct Log {
     segment: File,
     /// The number of the last commit.
     last: u64,
+    /// Where the segment's last whole frame ends, if something follows it.
+    unfinished_at: Option<u64>,
     buffer: Vec<u8>,
 }
 
@@ -162,9 +165,11 @@ impl<E: Engine> LoggedEngine<E> {
         let mut last = moved.map_or(0, u64::from_be_bytes);
         let mut tables = Tables::default();
         let firsts = segments(folder)?;
+        let mut unfinished_at = None;
         for (index, first) in firsts.iter().enumerate() {
             let newest = index + 1 == firsts.len();
-            replay(&segment_path(folder, *first), newest, &mut last, &mut tables)?;
+            let path = segment_path(folder, *first);
+            unfinished_at = replay(&path, newest, &mut last, &mut tables)?;
         }
         let first = firsts.last().copied().unwrap_or(last + 1);
         let segment = create_segment(folder, first)?;
@@ -182,7 +187,7 @@ impl<E: Engine> LoggedEngine<E> {
         let mover = shared.clone();
         let thread = std::thread::Builder::new().name("journal-move".into());
         let thread = thread.spawn(move || mover.run()).map_err(failed("start its thread"))?;
-        let log = Mutex::new(Log { folder, segment, last, buffer: Vec::new() });
+        let log = Mutex::new(Log { folder, segment, last, unfinished_at, buffer: Vec::new() });
         Ok(Self { shared, log, table_bytes, thread: Some(thread) })
     }
 
@@ -216,13 +221,14 @@ impl<E: Engine> LoggedEngine<E> {
     }
 }
 
-/// Reads one segment's frames into the active table, those that the store has left out.
+/// Reads one segment's frames into the active table, those that the store has left out. Answers
+/// where an unfinished commit begins, if the newest segment ends with one.
 fn replay(
     path: &Path,
     newest: bool,
     last: &mut u64,
     tables: &mut Tables,
-) -> Result<(), EngineError> {
+) -> Result<Option<u64>, EngineError> {
     let bytes = std::fs::read(path).map_err(failed("read a segment"))?;
     let mut at = 0;
     while let Some((number, body, length)) = decode_frame(&bytes[at..]) {
@@ -238,18 +244,28 @@ fn replay(
         at += length;
     }
     if at == bytes.len() {
-        return Ok(());
+        return Ok(None);
     }
-    if !newest {
+    if !newest || has_later_frame(&bytes[at..], *last) {
         let reason = format!("{} is damaged at byte {at}", path.display());
         return Err(failed("replay a segment")(reason));
     }
-    let file = OpenOptions::new().write(true).open(path);
-    let trimmed = file.and_then(|file| {
-        file.set_len(at as u64)?;
-        file.sync_all()
-    });
-    trimmed.map_err(failed("trim an unfinished commit"))
+    Ok(Some(at as u64))
+}
+
+/// Whether a whole frame of a later commit than `last` follows a bad one. It was written only once
+/// the bad one had been synced, so that one was whole, and acknowledged.
+fn has_later_frame(bytes: &[u8], last: u64) -> bool {
+    let number_at = |at: usize| {
+        let number = bytes.get(at + 8..at + FRAME_HEAD_BYTES)?;
+        Some(u64::from_be_bytes(number.try_into().ok()?))
+    };
+    // So many frames fit at most: a number beyond that is none, and needs no checksum.
+    let frames_max = (bytes.len() / FRAME_HEAD_BYTES) as u64;
+    let may_be = |at: &usize| {
+        number_at(*at).is_some_and(|number| number > last && number - last <= frames_max + 1)
+    };
+    (1..bytes.len()).filter(may_be).any(|at| decode_frame(&bytes[at..]).is_some())
 }
 
 impl<E: Engine> Shared<E> {
@@ -303,6 +319,10 @@ impl<E: Engine> Engine for LoggedEngine<E> {
 
     fn commit(&self, batch: WriteBatch) -> Result<(), EngineError> {
         let mut log = self.log.lock();
+        if let Some(length) = log.unfinished_at.take() {
+            // Synced with the frame that follows.
+            log.segment.set_len(length).map_err(failed("trim an unfinished commit"))?;
+        }
         self.freeze_if_grown(&mut log)?;
         let number = log.last + 1;
         let Log { segment, buffer, .. } = &mut *log;

@@ -26,14 +26,14 @@ async fn an_app_is_deployed_called_and_paid_for() {
     let path = "/v1/extensions/shelf/call";
     let added = api.post(path, &add("Emma")).as_user(&user).send().await.ok(200);
     assert_eq!(added["status"], "success", "{added}");
-    assert_eq!(api.balance(&user).await, before - 3);
+    assert_eq!(api.settled_balance(&user).await, before - 3);
     let list = json!({"function": "books", "params": {}});
     let listed = api.post(path, &list).as_user(&user).send().await.ok(200);
     assert_eq!(listed["data"]["docs"][0]["data"]["title"], "Emma", "{listed}");
     let wrong = json!({"function": "no_such_function"});
     let failed = api.post(path, &wrong).as_user(&user).send().await.ok(200);
     assert_eq!(failed["status"], "error", "{failed}");
-    assert_eq!(api.balance(&user).await, before - 5);
+    assert_eq!(api.settled_balance(&user).await, before - 5);
 
     let calls = json!({"calls": [add("Molloy"), wrong, list, add("Ada"), list]});
     let quote = api.post("/v1/extensions/shelf/quote", &calls).as_user(&user).send().await.ok(200);
@@ -43,8 +43,9 @@ async fn an_app_is_deployed_called_and_paid_for() {
     assert!(batch[1]["error"].is_string(), "{batch}");
     let counts = [&batch[2]["data"]["count"], &batch[4]["data"]["count"]];
     assert_eq!(counts, [&json!(2), &json!(3)], "each call sees what those before it wrote");
-    assert_eq!(api.balance(&user).await, before - 5 - 10);
-    let sum: i64 = api.ledger(&user).await.iter().map(|line| line["amount"].as_i64().unwrap()).sum();
+    assert_eq!(api.settled_balance(&user).await, before - 5 - 10);
+    let sum: i64 =
+        api.ledger(&user).await.iter().map(|line| line["amount"].as_i64().unwrap()).sum();
     assert_eq!(sum, before - 15);
     let holds = api.get("/v1/billing/holds").as_user(&user).send().await.ok(200);
     assert_eq!(holds, json!([]), "every call's hold has ended");

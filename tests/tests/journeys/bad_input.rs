@@ -24,6 +24,8 @@ async fn every_mistake_has_its_answer() {
     let call = api.request(Method::POST, "/v1/extensions/developer/batch").as_user(&user);
     let wrong = call.json(calls).send().await.problem(422, "validation_error");
     assert!(text(&wrong["details"][0]["field"]).starts_with("calls[1]"), "{wrong}");
+    let list = post(r#"[7, "r"]"#).send().await.problem(422, "validation_error");
+    assert_eq!(list["details"][0]["field"], "body", "{list}");
     let missing = post(r#"{"amount": 7}"#).send().await.problem(422, "validation_error");
     assert!(text(&missing["detail"]).contains("reason"), "{missing}");
     for amount in ["0", "-1", "1.5", "9223372036854775808", "1e3", "null"] {
@@ -34,7 +36,7 @@ async fn every_mistake_has_its_answer() {
     kind.send().await.problem(415, "unsupported_media_type");
     let long = format!("{{\"amount\": 1, \"reason\": \"{}\"}}", "r".repeat(1024 * 1024));
     post(&long).send().await.problem(413, "body_too_large");
-    let deep = "[".repeat(100_000);
+    let deep = format!("{{\"x\": {}", "[".repeat(100_000));
     post(&deep).send().await.problem(400, "malformed_json");
     let key = post("{\"amount\": 1, \"reason\": \"r\"}").key(&"k".repeat(256)).send().await;
     key.problem(422, "validation_error");

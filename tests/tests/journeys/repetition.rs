@@ -36,7 +36,7 @@ async fn the_same_key_does_it_once() {
     let calls = json!({"calls": [add, list]});
     repeats_alike(post("/v1/extensions/shelf/batch", calls.clone(), "batch"), 200).await;
     let spent = 7 + 4 + 3 + (3 + 2);
-    assert_eq!(api.balance(&user).await, WELCOME.0 - spent);
+    assert_eq!(api.settled_balance(&user).await, WELCOME.0 - spent);
 
     let other = json!({"amount": 8, "reason": "once"});
     let reused = post("/v1/billing/debits", other.clone(), "debit").send().await;

@@ -56,8 +56,20 @@ async fn logging_out_ends_the_session_and_no_other() {
     let me = api.get("/v1/auth/me").bearer(&token).send().await.ok(200);
     let mut keys: Vec<_> = me.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
-    let documented = ["agency_id", "attributes", "auth_method", "cases_user_id", "created_at",
-        "email", "imperal_id", "last_login", "org_id", "role", "scopes", "tenant_id"];
+    let documented = [
+        "agency_id",
+        "attributes",
+        "auth_method",
+        "cases_user_id",
+        "created_at",
+        "email",
+        "imperal_id",
+        "last_login",
+        "org_id",
+        "role",
+        "scopes",
+        "tenant_id",
+    ];
     assert_eq!(keys, documented);
     assert_eq!(me["tenant_id"], me["imperal_id"]);
     server.stop().await;

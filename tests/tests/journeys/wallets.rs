@@ -77,7 +77,7 @@ async fn a_hold_ends_once() {
         let path = format!("/v1/billing/holds/{id}/{how}");
         api.post(&path, &body).as_user(&user).send().await
     };
-    end(&part, "capture", json!({"amount": 101})).await.ok(422);
+    end(&part, "capture", json!({"amount": 101})).await.problem(409, "hold_exceeded");
     let captured = end(&part, "capture", json!({"amount": 60})).await.ok(200);
     assert_eq!((&captured["captured"], &captured["amount"]), (&json!(60), &json!(100)));
     let captured = end(&whole, "capture", json!({})).await.ok(200);
