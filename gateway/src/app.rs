@@ -10,6 +10,7 @@ use market::Market;
 use supervision::reminders::Recovered;
 use supervision::supervisor::Board;
 use supervision::{Origin, System};
+use tokio::sync::watch;
 use types::{Caller, RequestId, UserId};
 
 use crate::admission::Admission;
@@ -44,6 +45,8 @@ pub struct Parts {
     pub recovered: Recovered,
     /// When the server started.
     pub started: Instant,
+    /// Turns true when the server stops taking work: whatever streams then ends.
+    pub stopping: watch::Receiver<bool>,
 }
 
 impl std::ops::Deref for App {

@@ -43,6 +43,9 @@ pub struct ServeArgs {
     /// Requests a second that one address may make without a credential
     #[arg(long, env = "BAILIWICK_ANONYMOUS_RATE", default_value_t = 200)]
     pub anonymous_rate: u32,
+    /// Verified tokens that are kept, so that a signature is checked once
+    #[arg(long, env = "BAILIWICK_TOKEN_CACHE", default_value_t = 65_536)]
+    pub token_cache: usize,
     /// Credits that the platform takes for each extension call
     #[arg(long, env = "BAILIWICK_CALL_PRICE", default_value_t = 1)]
     pub call_price: i64,
@@ -146,6 +149,7 @@ impl ServeArgs {
             connections_max,
             tenant_rate,
             anonymous_rate,
+            token_cache,
             call_price,
             operator_email
         );

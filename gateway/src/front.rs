@@ -7,7 +7,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::MatchedPath;
-use axum::http::{HeaderName, HeaderValue, Request, Response, header};
+use axum::http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use tower_service::Service as _;
 use types::RequestId;
 
@@ -17,6 +17,7 @@ use crate::server::Serve;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// The address a request came from.
@@ -78,6 +79,9 @@ impl Serve for Front {
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if status.is_client_error() {
             headers.insert(POLICY, self.policy.clone());
+        }
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            headers.insert(LIMIT, HeaderValue::from_static("\"default\";r=0"));
         }
         if status.is_server_error() {
             tracing::warn!(%method, route, %status, %id, "a request was not carried out");

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use activity::operator_act::{self, Noted};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use identity::claim::ClaimKey;
 use identity::operator::Bootstrap;
@@ -17,7 +18,7 @@ use market::{DeveloperApp, Market};
 use persistence::{FolderLock, Journal, MasterKey, OpenError, Options, SealError, Shard};
 use ractor::{Actor, ActorRef};
 use supervision::supervisor::{Board, Strategy, Supervisor, periodic};
-use supervision::{Refusal, System, SystemOptions};
+use supervision::{Home, Refusal, System, SystemOptions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -162,7 +163,11 @@ fn is_fresh(folder: &Path) -> bool {
 
 fn new_identity(args: &ServeArgs, master: &MasterKey) -> Result<Arc<Identity>, StartError> {
     let algorithm = if args.eddsa { SigningAlgorithm::EdDsa } else { SigningAlgorithm::Rs256 };
-    let settings = IdentitySettings { algorithm, ..IdentitySettings::default() };
+    let settings = IdentitySettings {
+        algorithm,
+        cache_capacity: args.token_cache.max(1),
+        ..IdentitySettings::default()
+    };
     let hasher = Hasher::start(PasswordPolicy::default())?;
     Ok(Identity::new(settings, hasher, ClaimKey::of(master)?))
 }
@@ -192,6 +197,9 @@ pub async fn start(args: &ServeArgs) -> Result<Running, StartError> {
     identity.start(&system).await?;
     let given = args.operator_password.as_ref().map(|password| password.0.clone());
     let bootstrap = identity.ensure_operator(&args.operator_email, given).await?;
+    if let Some(hash) = &args.accept_loss {
+        note_accepted_loss(&system, hash).await?;
+    }
     let recovered = system.recover()?;
     let (service_token, derived) = service_token(args, &master)?;
     let (stop, stopping) = watch::channel(false);
@@ -209,6 +217,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running, StartError> {
         board: board.clone(),
         recovered,
         started: Instant::now(),
+        stopping: stopping.clone(),
     });
     let (supervisor, supervisor_ended) = Actor::spawn(None, supervisor(&app, board), ()).await?;
     let front = Front::new(app.clone(), routes::router(app.clone()));
@@ -224,6 +233,15 @@ pub async fn start(args: &ServeArgs) -> Result<Running, StartError> {
         supervisor_ended,
         _lock: lock,
     })
+}
+
+/// Going on without acknowledged commits is an operator's act, and stands in the platform's chain.
+async fn note_accepted_loss(system: &System, hash: &str) -> Result<(), Refusal> {
+    let text = |text: &str| text.to_owned();
+    let reason = format!("--accept-loss={hash}");
+    let act =
+        Noted { kind: text("journal"), id: text("head"), action: text("accept_loss"), reason };
+    operator_act::note(system, Home(0), act, system.system_origin()).await
 }
 
 fn describers() -> activity::Describers {

@@ -68,8 +68,7 @@ async fn drive(
     let mut tasks = Vec::new();
     let deadline = Instant::now() + limit;
     for caller in 0..callers {
-        let (journal, stream) =
-            (journal.clone(), streams[caller as usize % streams.len()].clone());
+        let (journal, stream) = (journal.clone(), streams[caller as usize % streams.len()].clone());
         tasks.push(tokio::spawn(async move {
             let mut done = 0_u64;
             while Instant::now() < deadline {

@@ -52,8 +52,8 @@ async fn list(
     Query(query): Query<ListQuery>,
 ) -> Result<Json<ActionPage>, Problem> {
     let unfit = |field: &'static str| move |_| Refusal::invalid(field, "is not known");
-    let action_type = query.action_type.map(|text| named::<ActionType>(text));
-    let status = query.status.map(|text| named::<ActionStatus>(text));
+    let action_type = query.action_type.map(named::<ActionType>);
+    let status = query.status.map(named::<ActionStatus>);
     let cursor = query.cursor.map(|text| text.parse());
     let filter = Filter {
         app_id: query.app_id,

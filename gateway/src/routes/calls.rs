@@ -96,7 +96,6 @@ fn on_behalf_of(
     Ok((entered.tenant_named(tenant_id)?, user))
 }
 
-#[expect(clippy::too_many_arguments, reason = "every part of a request, once")]
 fn request(
     app: &App,
     entered: &Entered,

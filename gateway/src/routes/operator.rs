@@ -153,8 +153,12 @@ async fn stream(
     Operator(_entered): Operator,
 ) -> Sse<impl Stream<Item = Result<Event, axum::Error>>> {
     let events = futures::stream::unfold((app, true), |(app, first)| async move {
+        let mut stopping = app.stopping.clone();
         if !first {
-            tokio::time::sleep(STREAM_PERIOD).await;
+            let stopped = stopping.wait_for(|stopping| *stopping);
+            if tokio::time::timeout(STREAM_PERIOD, stopped).await.is_ok() {
+                return None;
+            }
         }
         let event = Event::default().event("tree").json_data(tree_view(&app));
         Some((event, (app, false)))

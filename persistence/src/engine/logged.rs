@@ -11,8 +11,8 @@
 //! Numbers follow each other without a gap over all segments. A frame at the very end that is cut
 //! short or does not check was never acknowledged: the next commit takes its place. Anywhere else
 //! (a whole frame follows it) it is damage, and opening is refused. (A tail that rots after it was
-//! acknowledged looks the same as one that was cut short: the head file, outside the engine, catches
-//! that, and so opening changes nothing.)
+//! acknowledged looks the same as one that was cut short: the head file, outside the engine,
+//! catches that, and so opening changes nothing.)
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
