@@ -124,7 +124,9 @@ impl Running {
         self.stop.send_replace(true);
         let _ = self.serving.await;
         self.supervisor.stop(None);
-        let _ = self.supervisor_ended.await;
+        if !self.supervisor_ended.is_finished() {
+            let _ = self.supervisor_ended.await;
+        }
         self.app.system.stop().await;
     }
 

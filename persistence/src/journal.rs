@@ -173,8 +173,10 @@ impl Journal {
     fn push(&self, work: Work) -> Ticket {
         let mut queue = self.shared.queue.lock();
         if queue.closed {
-            return Ticket(queue.last_ticket);
+            // Never durable: whatever waits for this is in doubt.
+            return Ticket(u64::MAX);
         }
+        queue.closed = matches!(work, Work::Stop);
         queue.last_ticket += 1;
         let ticket = Ticket(queue.last_ticket);
         queue.works.push(work);
@@ -231,7 +233,6 @@ impl Journal {
     /// Commits what is queued, then ends the writer. Later works are dropped.
     pub fn close(&self) {
         self.push(Work::Stop);
-        self.shared.queue.lock().closed = true;
         if let Some(writer) = self.writer.lock().take() {
             let _ = writer.join();
         }

@@ -72,6 +72,9 @@ pub enum OpenError {
     /// Another process has it.
     #[error("the data folder {0} is in use by another process")]
     InUse(PathBuf),
+    /// The journal is there, the keys to it are not.
+    #[error("the key file {0} is missing: without it the journal beside it cannot be read")]
+    KeysMissing(PathBuf),
     /// The engine does not open.
     #[error("the journal does not open: {0}")]
     Engine(#[from] EngineError),
@@ -154,8 +157,13 @@ impl Journal {
             let engine = Arc::new(MemoryEngine::default());
             return Self::start(engine, keys, None, options.accept_loss, options.on_fatal);
         }
+        let data_keys = folder.join("data-keys");
+        let has_journal = folder.join("journal.redb").exists();
+        if has_journal && !data_keys.exists() {
+            return Err(OpenError::KeysMissing(data_keys));
+        }
         // The keys first: a wrong master key is refused before the engine writes a byte.
-        let keys = Arc::new(KeyRing::open(&folder.join("data-keys"), master)?);
+        let keys = Arc::new(KeyRing::open(&data_keys, master)?);
         let store = RedbEngine::open(folder, options.cache_bytes)?;
         let engine = Arc::new(LoggedEngine::open(folder, store, options.table_bytes)?);
         let path = folder.join("head");

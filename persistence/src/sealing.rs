@@ -81,6 +81,9 @@ pub enum SealError {
     /// The blob was changed, moved, or sealed under another key.
     #[error("a sealed value does not open: it was changed, moved, or sealed under another key")]
     Tampered,
+    /// The key file does not have the key that this was sealed under.
+    #[error("a sealed value needs a key that the key file does not have: is it an older copy?")]
+    UnknownKey,
     /// The cryptographic library refused (no memory, no randomness).
     #[error("the cryptographic library failed to {0}")]
     Library(&'static str),
@@ -355,7 +358,8 @@ impl KeyRing {
         if let Some(key) = keys.loaded.get_mut(&number) {
             return Ok(Some(key.clone()));
         }
-        let Some(Some(entry)) = keys.entries.get(number as usize) else {
+        // An erased key has left a tombstone: a number that was never given is a lost key file.
+        let Some(entry) = keys.entries.get(number as usize).ok_or(SealError::UnknownKey)? else {
             return Ok(None);
         };
         let key = Arc::new(LoadedKey::new(self.unwrap(number, entry)?)?);
@@ -438,7 +442,6 @@ impl KeyRing {
         };
         keys.entries[number as usize] = None;
         keys.loaded.remove(&number);
-        keys.pending.clear();
         let Some(path) = &self.path else {
             return Ok(true);
         };
@@ -451,6 +454,8 @@ impl KeyRing {
             bytes.extend_from_slice(&encode_entry(number as u32, entry));
         }
         write_synced(path, &bytes).map_err(failed)?;
+        // The file now has them all.
+        keys.pending.clear();
         *file = Some(OpenOptions::new().append(true).open(path).map_err(failed)?);
         Ok(true)
     }

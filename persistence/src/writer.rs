@@ -6,6 +6,7 @@
 //! commit ends the writer for good (what it knew is in doubt, and replay is the only recovery).
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -96,12 +97,19 @@ impl Writer {
 
     /// Runs until [`Work::Stop`] or a failure.
     pub(crate) fn run(mut self) {
-        if let Err(fatal) = self.write_loop() {
+        // A panic here is a failure like any other: nothing may wait for a writer that is gone.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.write_loop()));
+        let reason = match outcome {
+            Ok(Ok(())) => None,
+            Ok(Err(fatal)) => Some(fatal.to_string()),
+            Err(_) => Some("the writer panicked".to_owned()),
+        };
+        if let Some(reason) = reason {
             let mut queue = self.shared.queue.lock();
             queue.closed = true;
             let dropped = std::mem::take(&mut queue.works);
             drop(queue);
-            (self.on_fatal)(&fatal.to_string());
+            (self.on_fatal)(&reason);
             drop(dropped);
         }
     }

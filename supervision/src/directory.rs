@@ -26,6 +26,7 @@ use crate::idempotency::Ticketed;
 use crate::monitor::{ActorMonitor, ActorView, CommandView, KindMonitor, KindView};
 use crate::process::Process;
 use crate::refusal::Refusal;
+use crate::reminders::AGAIN_MS;
 use crate::system::{Core, Registered};
 
 /// How many entities of one kind may be live; beyond it the least recently used are passivated.
@@ -468,7 +469,13 @@ impl<E: Entity> Registered for Arc<Directory<E>> {
         let Some(address) = Address::from_place(place) else { return };
         let (directory, origin) = (self.clone(), self.core.system_origin());
         self.core.runtime.spawn(async move {
-            let _ = directory.deliver(&address, Envelope::due(origin, due)).await;
+            let (envelope, handled) = Envelope::due(origin, due);
+            let delivered = directory.deliver(&address, envelope).await;
+            if delivered.is_err() || handled.await.is_err() {
+                // Its actor ended before it came to this: what is due stays due.
+                let again = directory.core.clock.now().plus_ms(AGAIN_MS);
+                directory.core.reminders.add(again, address.place().clone());
+            }
         });
     }
 

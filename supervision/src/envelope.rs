@@ -38,8 +38,8 @@ pub(crate) enum Job<E: Entity> {
     Command(Run<E>),
     Look(Box<dyn FnOnce(&E) -> Release + Send>),
     Park(Parked<E>),
-    /// A reminder fired; its row, to be deleted.
-    Due(Option<i64>),
+    /// A reminder fired; its row, to be deleted, and who wants to know that it was handled.
+    Due(Option<i64>, oneshot::Sender<()>),
 }
 
 /// A job for an entity, with who asks for it.
@@ -158,7 +158,9 @@ impl<E: Entity> Envelope<E> {
     }
 
     /// A reminder that fired.
-    pub(crate) fn due(origin: Origin, row_due: Option<i64>) -> Self {
-        Self { name: "due", origin, needs: Vec::new(), job: Job::Due(row_due) }
+    pub(crate) fn due(origin: Origin, row_due: Option<i64>) -> (Self, oneshot::Receiver<()>) {
+        let (sender, handled) = oneshot::channel();
+        let job = Job::Due(row_due, sender);
+        (Self { name: "due", origin, needs: Vec::new(), job }, handled)
     }
 }

@@ -170,6 +170,10 @@ impl<E: Entity> Actor for Host<E> {
             pending_noted,
             entity,
         };
+        if let Some(next) = seat.entity.next_deadline() {
+            let place = seat.address.place().clone();
+            seat.directory.core.reminders.add(next, place);
+        }
         let origin = seat.directory.core.system_origin();
         for effect in seat.entity.resume() {
             seat.perform(effect, origin.clone(), None);
@@ -239,11 +243,12 @@ impl<E: Entity> Seat<E> {
                 }
                 self.settle(me, (name, now), origin, ran, left, None);
             }
-            Job::Due(row_due) => {
+            Job::Due(row_due, handled) => {
                 let now = core.clock.now();
                 let ((), left) = self.turn(now, &origin, Vec::new(), |turn| E::due(turn));
                 let ran = Ran { refused: false, outcome: None, release: Box::new(|_| {}) };
                 self.settle(me, (name, now), origin, ran, left, row_due);
+                let _ = handled.send(());
             }
         }
     }
@@ -452,7 +457,10 @@ impl<E: Entity> Seat<E> {
         let (core, place) = (&self.directory.core, self.address.place());
         let value = match newest {
             Some(value) => value.clone(),
-            None => core.read_row(&RowKey::new(place.shard(), family, key)),
+            // The turn is undone, and its caller is told so.
+            None => core
+                .read_row(&RowKey::new(place.shard(), family, key))
+                .unwrap_or_else(|error| panic!("a row could not be read: {error}")),
         };
         value.map(|value| Found { family, key: key.to_vec(), value })
     }

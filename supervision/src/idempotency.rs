@@ -136,7 +136,11 @@ impl Core {
             }
         };
         let row = RowKey::new(place.shard(), OUTCOME_FAMILY, key.scope);
-        let Some(bytes) = self.read_row(&row) else {
+        let found = self.read_row(&row).map_err(|error| {
+            tracing::error!(error, "a recorded outcome could not be read");
+            Refusal::busy()
+        })?;
+        let Some(bytes) = found else {
             return Ok(Begin::Fresh(Ticketed { key, _guard: guard }));
         };
         let damaged = || Refusal::new(Class::Crashed, "internal_error", "the outcome is damaged");

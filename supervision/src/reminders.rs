@@ -19,6 +19,8 @@ pub const DUE_FAMILY: &str = "due";
 pub const PENDING_FAMILY: &str = "pending";
 /// How many reminders fire in one round; after a long stop they come in rounds, not all at once.
 pub const FIRED_PER_ROUND: usize = 500;
+/// When a reminder that its entity did not come to handle fires again, in milliseconds.
+pub(crate) const AGAIN_MS: i64 = 10_000;
 /// How many rows one step of the scan at the start reads.
 const SCAN_STEP: usize = 1_000;
 
@@ -110,10 +112,10 @@ impl System {
         loop {
             let (prefix, limit) = (Vec::new(), SCAN_STEP);
             let range = RowRange { shard, family, prefix, after, newest_first: false, limit };
-            let rows = self.core.open_rows(self.core.journal.row_range(&range)?);
-            let count = rows.len();
-            after = rows.last().map(|(key, _)| key.key.clone());
-            for (key, value) in rows {
+            let sealed = self.core.journal.row_range(&range)?;
+            let count = sealed.len();
+            after = sealed.last().map(|(key, _)| key.key.clone());
+            for (key, value) in self.core.open_rows(sealed) {
                 if let Ok(place) = codec::decode::<Place>(&value) {
                     each(&key.key, place);
                 }

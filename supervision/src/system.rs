@@ -92,9 +92,16 @@ impl Core {
         rows.into_iter().filter_map(open).collect()
     }
 
-    pub(crate) fn read_row(&self, key: &RowKey) -> Option<Vec<u8>> {
-        let sealed = self.journal.row(key).ok()??;
-        self.open_rows(vec![(key.clone(), sealed)]).pop().map(|(_, value)| value)
+    /// One row in clear. A row that cannot be read is an error, never "no such row".
+    pub(crate) fn read_row(&self, key: &RowKey) -> Result<Option<Vec<u8>>, String> {
+        let Some(sealed) = self.journal.row(key).map_err(|error| error.to_string())? else {
+            return Ok(None);
+        };
+        match self.journal.keys().open_blob(&key.bytes(), &sealed) {
+            Ok(Opened::Plain(value)) => Ok(Some(value)),
+            Ok(Opened::Erased) => Ok(None),
+            Err(error) => Err(format!("{}: {error}", key.family)),
+        }
     }
 
     pub(crate) fn read_rows(&self, range: &RowRange) -> Vec<(RowKey, Vec<u8>)> {
@@ -272,9 +279,10 @@ impl System {
         self.core.begin(place, key).await
     }
 
-    /// A durable row's value in clear.
+    /// A durable row's value in clear. Panics when the row cannot be read.
     pub fn row(&self, shard: Shard, family: &'static str, key: &[u8]) -> Option<Vec<u8>> {
-        self.core.read_row(&RowKey::new(shard, family, key))
+        let row = self.core.read_row(&RowKey::new(shard, family, key));
+        row.unwrap_or_else(|error| panic!("a row could not be read: {error}"))
     }
 
     /// The durable rows of a range in clear: keys and values.
@@ -323,10 +331,11 @@ impl System {
         let (family, limit) = (OUTCOME_FAMILY, HOUSEKEEPING_STEP);
         let prefix = Vec::new();
         let range = RowRange { shard, family, prefix, after, newest_first: false, limit };
-        let rows = self.core.read_rows(&range);
+        let sealed = self.core.journal.row_range(&range).unwrap_or_default();
         let now = self.core.clock.now();
-        let last = rows.last().map(|(key, _)| key.key.clone());
-        let full = rows.len() == limit;
+        let last = sealed.last().map(|(key, _)| key.key.clone());
+        let full = sealed.len() == limit;
+        let rows = self.core.open_rows(sealed);
         let over = rows.into_iter().filter(|(_, value)| is_over(value, now));
         let changes: Vec<_> = over.map(|(key, _)| (key, None)).collect();
         if !changes.is_empty() {

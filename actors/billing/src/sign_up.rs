@@ -207,8 +207,11 @@ impl Handle<Start> for SignUp {
     type Reply = ();
 
     fn handle(turn: &mut Turn<'_, Self>, command: Start) -> Result<(), Refusal> {
-        if turn.state().started.is_some() {
-            return Ok(());
+        if let Some(started) = &turn.state().started {
+            let known = started.email.open(turn.keys(), EMAIL);
+            let message = "this Idempotency-Key was used with another body; use a new key";
+            let reused = || Refusal::new(Class::Invalid, "idempotency_key_reused", message);
+            return (known.as_ref() == Some(&command.email)).then_some(()).ok_or_else(reused);
         }
         let Start { user, email, name, company, password, role } = command;
         let seal = |label, plain: &str| Personal::seal(turn.keys(), user, label, plain);

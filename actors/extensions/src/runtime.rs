@@ -229,10 +229,14 @@ impl Extensions {
                 }
             }
             // After a conflict it runs alone.
-            let (_shared, _alone) = match attempt {
-                0 => (Some(lane.read().await), None),
-                _ => (None, Some(lane.write().await)),
-            };
+            let entered = tokio::time::timeout(START_WAIT_MAX, async {
+                match attempt {
+                    0 => (Some(lane.read().await), None),
+                    _ => (None, Some(lane.write().await)),
+                }
+            });
+            // What waits too long would outlive its hold, and run unpaid.
+            let Ok((_shared, _alone)) = entered.await else { return Err(Refusal::busy()) };
             let executed = self.execute(system, request, &flight).await?;
             let Executed { items, mut answers, reads, writes } = executed;
             let body = ticket.as_ref().map(|_| flight.shape.render(&answers));

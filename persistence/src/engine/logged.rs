@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -283,7 +284,9 @@ impl<E: Engine> Shared<E> {
                 self.wake.wait(&mut mover);
             };
             drop(mover);
-            if let Err(error) = self.move_table(&frozen.0, frozen.1) {
+            let moving = AssertUnwindSafe(|| self.move_table(&frozen.0, frozen.1));
+            let panicked = |_| Err(failed("move its table")("it panicked"));
+            if let Err(error) = catch_unwind(moving).unwrap_or_else(panicked) {
                 self.mover.lock().failed = Some(error);
                 self.wake.notify_all();
                 return;
@@ -320,8 +323,9 @@ impl<E: Engine> Engine for LoggedEngine<E> {
     fn commit(&self, batch: WriteBatch) -> Result<(), EngineError> {
         let mut log = self.log.lock();
         if let Some(length) = log.unfinished_at.take() {
-            // Synced with the frame that follows.
-            log.segment.set_len(length).map_err(failed("trim an unfinished commit"))?;
+            // Synced by itself: the frame that follows may go into the next segment.
+            let trimmed = log.segment.set_len(length).and_then(|()| log.segment.sync_all());
+            trimmed.map_err(failed("trim an unfinished commit"))?;
         }
         self.freeze_if_grown(&mut log)?;
         let number = log.last + 1;
