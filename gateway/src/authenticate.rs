@@ -72,7 +72,11 @@ impl Entered {
 }
 
 fn header<'a>(parts: &'a Parts, name: &str) -> Result<Option<&'a str>, Problem> {
-    let value = parts.headers.get(name).map(|value| value.to_str());
+    let mut values = parts.headers.get_all(name).iter();
+    let value = values.next().map(|value| value.to_str());
+    if values.next().is_some() {
+        return Err(Problem::unauthenticated(&format!("{name} was sent more than once")));
+    }
     value.transpose().map_err(|_| Problem::unauthenticated("the credential is not text"))
 }
 
@@ -95,6 +99,10 @@ async fn user_caller(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem
 /// The service, and the tenant and user that it acts for.
 fn service_caller(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
     let Some(token) = header(parts, "x-service-token")? else { return Ok(None) };
+    if parts.headers.contains_key("authorization") {
+        let message = "send the service token or a bearer token, not both";
+        return Err(Problem::unauthenticated(message));
+    }
     if !app.service_token.is(token) {
         return Err(Problem::unauthenticated("the service token is not valid"));
     }

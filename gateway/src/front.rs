@@ -2,17 +2,20 @@
 //! the body of a problem.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::MatchedPath;
 use axum::http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use axum::response::IntoResponse as _;
+use supervision::{Class, Refusal};
 use tower_service::Service as _;
 use types::RequestId;
 
 use crate::app::App;
-use crate::problem;
+use crate::problem::{self, Problem};
 use crate::server::Serve;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -23,6 +26,19 @@ const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 /// The address a request came from.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
+
+/// Where the router notes which route it took.
+#[derive(Clone, Default)]
+struct RouteSlot(Arc<OnceLock<MatchedPath>>);
+
+/// Notes the route of a request that has been routed.
+pub fn note_route(request: Request<Body>) -> Request<Body> {
+    let found = request.extensions().get::<MatchedPath>().cloned();
+    if let (Some(route), Some(slot)) = (found, request.extensions().get::<RouteSlot>()) {
+        let _ = slot.0.set(route);
+    }
+    request
+}
 
 /// The router with everything around it.
 #[derive(Clone)]
@@ -62,12 +78,22 @@ impl Serve for Front {
         let method = request.method().clone();
         request.extensions_mut().insert(id);
         request.extensions_mut().insert(Peer(peer));
-        let mut router = self.router.clone();
-        let Ok(mut response) = router.call(request).await;
+        let headers = request.headers();
+        // Two lengths: whoever stands in front may have believed the other one (RFC 9112, 6.1).
+        let two_lengths = headers.contains_key(header::TRANSFER_ENCODING)
+            && headers.contains_key(header::CONTENT_LENGTH);
+        let route = RouteSlot::default();
+        request.extensions_mut().insert(route.clone());
+        let mut response = if two_lengths {
+            let message = "send Content-Length or Transfer-Encoding, not both";
+            Problem(Refusal::new(Class::BadRequest, "two_lengths", message)).into_response()
+        } else {
+            let Ok(response) = self.router.clone().call(request).await;
+            response
+        };
         problem::render(&mut response, uri.path(), id);
         let status = response.status();
-        let route = response.extensions().get::<MatchedPath>().cloned();
-        let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+        let route = route.0.get().map_or("unmatched", MatchedPath::as_str);
         self.app.metrics.count(&method, route, status, started.elapsed());
         let headers = response.headers_mut();
         if let Ok(value) = HeaderValue::from_str(&id.to_string()) {

@@ -23,7 +23,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Key {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let Some(value) = parts.headers.get("idempotency-key") else { return Ok(Self(None)) };
+        let mut values = parts.headers.get_all("idempotency-key").iter();
+        let Some(value) = values.next() else { return Ok(Self(None)) };
+        if values.next().is_some() {
+            return Err(Refusal::invalid("Idempotency-Key", "was sent more than once").into());
+        }
         let text = value.to_str().unwrap_or_default();
         if text.is_empty() || text.len() > KEY_BYTES_MAX {
             let message = format!("must be 1 to {KEY_BYTES_MAX} visible ASCII characters");

@@ -67,10 +67,24 @@ impl IntoResponse for Problem {
     }
 }
 
+fn is_plain_error(response: &Response<Body>) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_plain = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    response.status().is_client_error() && is_plain
+}
+
 /// Writes the body of a response that carries a [`Problem`].
 pub fn render(response: &mut Response<Body>, path: &str, request: RequestId) {
-    let Some(Problem(refusal)) = response.extensions_mut().remove::<Problem>() else { return };
     let status = response.status();
+    let refusal = match response.extensions_mut().remove::<Problem>() {
+        Some(Problem(refusal)) => refusal,
+        // What a library has refused, in words of its own, gets our shape.
+        None if is_plain_error(response) => {
+            let message = "this part of the request is not valid";
+            Refusal::new(Class::BadRequest, "bad_request", message)
+        }
+        None => return,
+    };
     let body = body_of(&refusal, status, path, request);
     let headers = response.headers_mut();
     // The router has counted the empty body already.

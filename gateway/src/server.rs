@@ -71,9 +71,19 @@ pub async fn run<S: Serve>(
                 continue;
             }
         };
-        let connection = connect(&builder, stream, peer, serve.clone());
-        let watched = graceful.watch(connection);
+        let (builder, serve, watcher) = (builder.clone(), serve.clone(), graceful.watcher());
+        let mut stop = stop.clone();
         tokio::spawn(async move {
+            // Until the first byte hyper does not know which protocol it is, and sets no limit.
+            let mut byte = [0];
+            let first = tokio::select! {
+                first = tokio::time::timeout(HEADERS_LIMIT, stream.peek(&mut byte)) => first,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            if !matches!(first, Ok(Ok(1..))) {
+                return;
+            }
+            let watched = watcher.watch(connect(&builder, stream, peer, serve));
             // What ends a connection early is the client's affair; nothing here depends on it.
             if let Err(error) = watched.await {
                 tracing::debug!(%error, %peer, "a connection ended early");
@@ -94,8 +104,7 @@ fn connection_builder() -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS_LIMIT)
         .max_headers(HEADERS_MAX)
-        .max_buf_size(HEADER_BYTES_MAX)
-        .pipeline_flush(true);
+        .max_buf_size(HEADER_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())

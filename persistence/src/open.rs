@@ -1,6 +1,7 @@
 //! Opening a data folder: one process at a time, keys, engine, and the head file's veto.
 
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -136,7 +137,8 @@ impl FolderLock {
             let path = path.to_owned();
             move |source| OpenError::Folder { path, source }
         };
-        std::fs::create_dir_all(folder).map_err(failed(folder))?;
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        created.map_err(failed(folder))?;
         let path = folder.join("lock");
         let file = File::options().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(failed(&path))?;

@@ -103,7 +103,8 @@ impl EmailAddress {
     pub fn new(text: &str) -> Result<Self, Refusal> {
         let normal = text.trim().to_lowercase();
         let is_address = normal.len() <= EMAIL_BYTES_MAX
-            && !normal.contains(|letter: char| letter.is_whitespace() || letter.is_control())
+            // Beyond ASCII only letters and digits (RFC 6531): what cannot be seen is no address.
+            && normal.chars().all(|it| it.is_ascii_graphic() || !it.is_ascii() && it.is_alphanumeric())
             && normal.split_once('@').is_some_and(|(local, domain)| {
                 !local.is_empty() && !domain.is_empty() && !domain.contains('@')
             });
@@ -491,7 +492,7 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused() {
         let long = format!("{}@example.test", "a".repeat(EMAIL_BYTES_MAX));
-        for text in ["", "ada", "@b", "a@", "a@b@c", "a b@c", "a@b\n.c", &long] {
+        for text in ["", "ada", "@b", "a@", "a@b@c", "a b@c", "a@b\n.c", "a\u{200b}@b.c", &long] {
             assert_eq!(EmailAddress::new(text).unwrap_err().code, "validation_error", "{text}");
         }
         assert!(EmailAddress::new("Ä@bücher.example").is_ok());

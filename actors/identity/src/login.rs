@@ -281,7 +281,12 @@ impl Identity {
             sub: user.to_string(),
             sid: session.to_string(),
             email,
-            tenant_id: tenant.to_string(),
+            // A direct user's own tenant is known by the user's own id.
+            tenant_id: if account.user.direct_tenant() == tenant {
+                account.user.to_string()
+            } else {
+                tenant.to_string()
+            },
             role: membership.role.clone(),
             scopes: membership.scopes.as_slice().to_vec(),
             iat,

@@ -13,9 +13,11 @@ mod probes;
 use axum::Router;
 use axum::http::StatusCode;
 use supervision::{Class, Refusal};
+use tower::util::MapRequestLayer;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
+use crate::front::note_route;
 use crate::openapi::{self, Documents};
 use crate::problem::Problem;
 
@@ -46,6 +48,7 @@ pub fn router(app: App) -> Router {
     router
         .merge(probes::router(documents))
         .merge(console::router())
+        .route_layer(MapRequestLayer::new(note_route))
         .fallback(|| async { Problem::no_route() })
         .method_not_allowed_fallback(|| async {
             let message = "this route does not take this method";
