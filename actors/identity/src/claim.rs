@@ -98,13 +98,17 @@ pub fn claim_address(namespace: Namespace, value: &str, key: &ClaimKey) -> Addre
 #[derive(Clone, PartialEq, Eq)]
 pub struct EmailAddress(String);
 
+fn is_seen(letter: char) -> bool {
+    letter.is_ascii_graphic() || !letter.is_ascii() && letter.is_alphanumeric()
+}
+
 impl EmailAddress {
     /// Trims and lowers `text`; refused (422) when it is no address.
     pub fn new(text: &str) -> Result<Self, Refusal> {
         let normal = text.trim().to_lowercase();
         let is_address = normal.len() <= EMAIL_BYTES_MAX
             // Beyond ASCII only letters and digits (RFC 6531): what cannot be seen is no address.
-            && normal.chars().all(|it| it.is_ascii_graphic() || !it.is_ascii() && it.is_alphanumeric())
+            && normal.chars().all(is_seen)
             && normal.split_once('@').is_some_and(|(local, domain)| {
                 !local.is_empty() && !domain.is_empty() && !domain.contains('@')
             });
