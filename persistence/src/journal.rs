@@ -233,7 +233,10 @@ impl Journal {
     /// Commits what is queued, then ends the writer. Later works are dropped.
     pub fn close(&self) {
         self.push(Work::Stop);
-        if let Some(writer) = self.writer.lock().take() {
+        let writer = self.writer.lock().take();
+        // The last holder may be a rider, on the writer's own thread: that one ends by itself.
+        let other = writer.filter(|writer| writer.thread().id() != std::thread::current().id());
+        if let Some(writer) = other {
             let _ = writer.join();
         }
     }

@@ -205,6 +205,27 @@ fn a_failed_commit_answers_nobody_and_ends_the_writer() {
 }
 
 #[test]
+fn a_journal_whose_last_holder_is_a_rider_closes_quietly() {
+    let (sender, fatal) = mpsc::channel::<()>();
+    let on_fatal = Box::new(move |_: &str| {
+        let _ = sender.send(());
+    });
+    let keys = Arc::new(KeyRing::in_memory(&master()).unwrap());
+    let engine = Arc::new(MemoryEngine::default());
+    let journal = Journal::start(engine, keys, None, None, on_fatal).unwrap();
+    let (go, wait) = mpsc::channel::<()>();
+    let held = journal.clone();
+    journal.ride(Box::new(move |_| {
+        let _ = wait.recv();
+        drop(held);
+    }));
+    drop(journal);
+    go.send(()).unwrap();
+    // The channel closes when the writer's thread has ended, and says nothing before.
+    assert!(fatal.recv().is_err());
+}
+
+#[test]
 fn an_engine_behind_its_head_file_is_refused_unless_the_loss_is_accepted() {
     let folder = tempfile::tempdir().unwrap();
     settle(&journal(folder.path()), append("s/1", 1, 0, &[b"a"])).unwrap();
