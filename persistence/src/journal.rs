@@ -143,6 +143,25 @@ pub(crate) struct Shared {
     pub(crate) listeners: RwLock<Vec<Listener>>,
 }
 
+impl Shared {
+    /// The number of the stream's last durable record, 0 for none.
+    pub(crate) fn stream_head(&self, stream: &StreamName) -> Result<u64, ReadError> {
+        let (first, end) = (layout::stream(stream, 0), layout::stream(stream, u64::MAX));
+        let found = self.engine.scan(&first, &end, Direction::Backward, 1)?;
+        let Some((_, bytes)) = found.first() else { return Ok(0) };
+        let entry: StreamEntry = decode(bytes, || format!("the index of {stream}"))?;
+        Ok(entry.last_seq)
+    }
+
+    /// How far the home's chain has come, durably.
+    pub(crate) fn chain_head(&self, home: Home) -> Result<ChainHead, ReadError> {
+        match self.engine.get(&layout::chain_head(home))? {
+            Some(bytes) => decode(&bytes, || format!("the chain head of {}", home.0)),
+            None => Ok(ChainHead::default()),
+        }
+    }
+}
+
 /// A running journal. Closing it drains the queue.
 pub struct Journal {
     pub(crate) shared: Arc<Shared>,
@@ -243,11 +262,7 @@ impl Journal {
 
     /// The number of the stream's last durable record, 0 for none.
     pub fn stream_head(&self, stream: &StreamName) -> Result<u64, ReadError> {
-        let (first, end) = (layout::stream(stream, 0), layout::stream(stream, u64::MAX));
-        let found = self.shared.engine.scan(&first, &end, Direction::Backward, 1)?;
-        let Some((_, bytes)) = found.first() else { return Ok(0) };
-        let entry: StreamEntry = decode(bytes, || format!("the index of {stream}"))?;
-        Ok(entry.last_seq)
+        self.shared.stream_head(stream)
     }
 
     /// Up to about `limit` records of `stream` with numbers above `after_seq`, in order.
@@ -417,10 +432,7 @@ impl Journal {
 
     /// How far the home's chain has come.
     pub fn chain_head(&self, home: Home) -> Result<ChainHead, ReadError> {
-        match self.shared.engine.get(&layout::chain_head(home))? {
-            Some(bytes) => decode(&bytes, || format!("the chain head of {}", home.0)),
-            None => Ok(ChainHead::default()),
-        }
+        self.shared.chain_head(home)
     }
 
     fn collect(

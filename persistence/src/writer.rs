@@ -12,10 +12,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::chain::ChainHead;
-use crate::engine::{Direction, WriteBatch};
+use crate::engine::WriteBatch;
 use crate::generations::Generations;
 use crate::head_file::HeadFile;
-use crate::journal::{Append, Conflict, Outcome, Rider, Shared, Work, decode};
+use crate::journal::{Append, Conflict, Outcome, Rider, Shared, Work};
 use crate::layout::{self, ChainEntry, Meta, StreamEntry};
 use crate::record::{self, Digest, Header, Home, Position, Shard, StreamName, ValueBuilder};
 use crate::{ReadError, codec};
@@ -194,7 +194,7 @@ impl Writer {
         if !append.records.is_empty() {
             let mut chain = match self.chains.get_mut(&append.home) {
                 Some(head) => std::mem::take(head),
-                None => self.read_chain_head(append.home)?,
+                None => self.shared.chain_head(append.home)?,
             };
             first = Some(self.gather_records(&append, shard, &mut chain, batch)?);
             self.chains.insert(append.home, chain);
@@ -324,23 +324,9 @@ impl Writer {
         if let Some(seq) = self.streams.get_mut(stream) {
             return Ok(*seq);
         }
-        let (first, end) = (layout::stream(stream, 0), layout::stream(stream, u64::MAX));
-        let found = self.shared.engine.scan(&first, &end, Direction::Backward, 1)?;
-        let seq = match found.first() {
-            Some((_, bytes)) => {
-                decode::<StreamEntry>(bytes, || format!("the index of {stream}"))?.last_seq
-            }
-            None => 0,
-        };
+        let seq = self.shared.stream_head(stream)?;
         self.streams.insert(stream.clone(), seq);
         Ok(seq)
-    }
-
-    fn read_chain_head(&self, home: Home) -> Result<ChainHead, Fatal> {
-        match self.shared.engine.get(&layout::chain_head(home))? {
-            Some(bytes) => Ok(decode(&bytes, || format!("the chain head of {}", home.0))?),
-            None => Ok(ChainHead::default()),
-        }
     }
 }
 

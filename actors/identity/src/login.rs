@@ -281,12 +281,7 @@ impl Identity {
             sub: user.to_string(),
             sid: session.to_string(),
             email,
-            // A direct user's own tenant is known by the user's own id.
-            tenant_id: if account.user.direct_tenant() == tenant {
-                account.user.to_string()
-            } else {
-                tenant.to_string()
-            },
+            tenant_id: user.tenant_label(tenant),
             role: membership.role.clone(),
             scopes: membership.scopes.as_slice().to_vec(),
             iat,

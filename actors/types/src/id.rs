@@ -167,6 +167,11 @@ impl UserId {
     pub fn direct_tenant(self) -> TenantId {
         TenantId(self.0)
     }
+
+    /// A tenant's id as this user sees it: a direct user's own tenant has the user's own id.
+    pub fn tenant_label(self, tenant: TenantId) -> String {
+        if self.direct_tenant() == tenant { self.to_string() } else { tenant.to_string() }
+    }
 }
 
 /// An app's id, a slug: 2 to 64 characters `a-z`, `0-9` and `-`, neither first nor last a `-`.

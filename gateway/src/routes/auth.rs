@@ -175,11 +175,6 @@ pub(super) struct UserResponse {
     cases_user_id: Option<i64>,
 }
 
-/// A tenant's id as a user sees it: a direct user's own tenant has the user's own id.
-pub(super) fn tenant_label(user: UserId, tenant: TenantId) -> String {
-    if user.direct_tenant() == tenant { user.to_string() } else { tenant.to_string() }
-}
-
 /// The caller's own user
 #[utoipa::path(get, path = "/v1/auth/me", tag = tag::GATEWAY,
     responses((status = 200, body = UserResponse), (status = 401)))]
@@ -194,7 +189,7 @@ async fn user_response(app: &App, caller: &Caller) -> Result<UserResponse, Probl
     let user = app.identity.me(caller).await?;
     Ok(UserResponse {
         imperal_id: user.id,
-        tenant_id: tenant_label(user.id, user.tenant),
+        tenant_id: user.id.tenant_label(user.tenant),
         email: user.email,
         agency_id: None,
         role: user.role,
