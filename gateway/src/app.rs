@@ -9,9 +9,9 @@ use identity::Identity;
 use market::Market;
 use supervision::reminders::Recovered;
 use supervision::supervisor::Board;
-use supervision::{Origin, System};
+use supervision::{Origin, RequestRef, System};
 use tokio::sync::watch;
-use types::{Caller, RequestId, UserId};
+use types::{Caller, UserId};
 
 use crate::admission::Admission;
 use crate::authenticate::ServiceToken;
@@ -64,8 +64,8 @@ impl App {
     }
 
     /// What records say of a command that this caller's request asks for.
-    pub fn origin(&self, caller: &Caller, request: RequestId) -> Origin {
-        Origin { caller: caller.label(), request: request.0, cause: None }
+    pub fn origin(&self, caller: &Caller, request: RequestRef) -> Origin {
+        Origin { caller: caller.label(), request, cause: None }
     }
 
     /// A new user's id.

@@ -8,8 +8,8 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use persistence::record::sha256;
 use subtle::ConstantTimeEq as _;
-use supervision::Refusal;
-use types::{Caller, CallerKind, RequestId, Scopes, TenantId, UserId};
+use supervision::{Refusal, RequestRef};
+use types::{Caller, CallerKind, Scopes, TenantId, UserId};
 
 use crate::admission::Place;
 use crate::app::App;
@@ -35,7 +35,7 @@ pub struct Entered {
     /// Who.
     pub caller: Caller,
     /// The request's id.
-    pub request: RequestId,
+    pub request: RequestRef,
     _place: Option<Place>,
 }
 
@@ -132,7 +132,7 @@ fn service_caller(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
 }
 
 fn enter(parts: &Parts, app: &App, caller: Option<Caller>) -> Result<Entered, Problem> {
-    let request = request_id(parts);
+    let request = request_of(parts);
     match caller {
         Some(caller) => {
             let place = app.admission.enter(caller.tenant)?;
@@ -143,8 +143,8 @@ fn enter(parts: &Parts, app: &App, caller: Option<Caller>) -> Result<Entered, Pr
 }
 
 /// The request's id, given by the front.
-pub fn request_id(parts: &Parts) -> RequestId {
-    parts.extensions.get::<RequestId>().copied().unwrap_or(RequestId(0))
+pub fn request_of(parts: &Parts) -> RequestRef {
+    parts.extensions.get::<RequestRef>().copied().unwrap_or(0.into())
 }
 
 /// A user's credential.
@@ -158,7 +158,7 @@ pub struct Operator(pub Entered);
 /// Nobody in particular: counted by address.
 pub struct Anyone {
     /// The request's id.
-    pub request: RequestId,
+    pub request: RequestRef,
     /// The client's address, as throttling counts it.
     pub address: String,
     /// What the client calls itself.
@@ -227,6 +227,6 @@ impl FromRequestParts<App> for Anyone {
         }
         let device = header(parts, "user-agent").ok().flatten().map(str::to_owned);
         let address = peer.map(|address| address.to_string()).unwrap_or_default();
-        Ok(Self { request: request_id(parts), address, device })
+        Ok(Self { request: request_of(parts), address, device })
     }
 }

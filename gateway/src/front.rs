@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::MatchedPath;
 use axum::http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use axum::response::IntoResponse as _;
-use supervision::{Class, Refusal};
+use supervision::{Class, Refusal, RequestRef, TraceParent};
 use tower_service::Service as _;
 use types::RequestId;
 
@@ -57,26 +57,32 @@ impl Front {
     }
 }
 
-/// The trace id of a W3C `traceparent` header (Trace Context, section 3.2.2), if it is one.
-fn trace_id(value: &HeaderValue) -> Option<&str> {
+/// What a `traceparent` header says, if it is one (W3C Trace Context, section 3.2.2).
+fn trace_parent(value: &HeaderValue) -> Option<TraceParent> {
     let text = value.to_str().ok()?;
     let mut parts = text.split('-');
     let (version, trace, span) = (parts.next()?, parts.next()?, parts.next()?);
     let is_hex = |text: &str, length| {
         text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     };
-    let fits = is_hex(version, 2) && is_hex(trace, 32) && is_hex(span, 16);
-    (fits && trace.bytes().any(|b| b != b'0')).then_some(trace)
+    if !(is_hex(version, 2) && is_hex(trace, 32) && is_hex(span, 16)) {
+        return None;
+    }
+    let trace = u128::from_str_radix(trace, 16).ok().filter(|id| *id != 0)?;
+    let parent = u64::from_str_radix(span, 16).ok().filter(|id| *id != 0)?;
+    Some(TraceParent { trace, parent })
 }
 
 impl Serve for Front {
     async fn serve(&self, mut request: Request<Body>, peer: SocketAddr) -> Response<Body> {
         let started = Instant::now();
-        let id = RequestId(self.app.system.new_id());
-        let trace = request.headers().get(TRACEPARENT).filter(|it| trace_id(it).is_some()).cloned();
+        let sent = request.headers().get(TRACEPARENT).cloned();
+        let trace = sent.as_ref().and_then(trace_parent);
+        let request_ref = RequestRef { id: self.app.system.new_id(), trace };
+        let id = RequestId(request_ref.id);
         let uri = request.uri().clone();
         let method = request.method().clone();
-        request.extensions_mut().insert(id);
+        request.extensions_mut().insert(request_ref);
         request.extensions_mut().insert(Peer(peer));
         let headers = request.headers();
         // Two lengths: whoever stands in front may have believed the other one (RFC 9112, 6.1).
@@ -99,8 +105,8 @@ impl Serve for Front {
         if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
             headers.insert(REQUEST_ID, value);
         }
-        if let Some(trace) = trace {
-            headers.insert(TRACEPARENT, trace);
+        if let (Some(_), Some(sent)) = (trace, sent) {
+            headers.insert(TRACEPARENT, sent);
         }
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if status.is_client_error() {
@@ -123,8 +129,12 @@ mod tests {
     #[test]
     fn only_a_well_formed_trace_context_counts() {
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        let trace = |text| trace_id(&HeaderValue::from_static(text)).map(str::to_owned);
-        assert_eq!(trace(good).as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        let trace = |text| trace_parent(&HeaderValue::from_static(text));
+        let parsed = TraceParent {
+            trace: 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736,
+            parent: 0xf0_67aa_0ba9_02b7,
+        };
+        assert_eq!(trace(good), Some(parsed));
         assert_eq!(trace("00-00000000000000000000000000000000-00f067aa0ba902b7-01"), None);
         assert_eq!(trace("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"), None);
         assert_eq!(trace("nonsense"), None);

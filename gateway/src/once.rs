@@ -17,14 +17,32 @@ use crate::problem::Problem;
 pub const KEY_BYTES_MAX: usize = 255;
 
 /// The client's key, if it sent one.
-pub struct Key(pub Option<String>);
+#[derive(Default)]
+pub struct Key(pub Option<String>, IsShownOnce);
+
+type IsShownOnce = bool;
+
+impl Key {
+    /// Says that the answer holds a value that is shown only once: a repetition is answered alike
+    /// for ten minutes, and with 410 after that.
+    pub fn shown_once(self) -> Self {
+        Self(self.0, true)
+    }
+
+    /// The key bound to who uses it and for what; `None` if the client sent none.
+    pub fn bind(self, caller: &Caller, operation: &str, body: &[u8]) -> Option<IdempotencyKey> {
+        let (tenant, principal) = (caller.tenant.0, caller.label());
+        let key = IdempotencyKey::new(tenant, &principal, operation, &self.0?, body);
+        Some(if self.1 { key.shown_once() } else { key })
+    }
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for Key {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let mut values = parts.headers.get_all("idempotency-key").iter();
-        let Some(value) = values.next() else { return Ok(Self(None)) };
+        let Some(value) = values.next() else { return Ok(Self::default()) };
         if values.next().is_some() {
             return Err(Refusal::invalid("Idempotency-Key", "was sent more than once").into());
         }
@@ -33,7 +51,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Key {
             let message = format!("must be 1 to {KEY_BYTES_MAX} visible ASCII characters");
             return Err(Refusal::invalid("Idempotency-Key", message).into());
         }
-        Ok(Self(Some(text.to_owned())))
+        Ok(Self(Some(text.to_owned()), false))
     }
 }
 
@@ -81,8 +99,7 @@ pub async fn begin(
     operation: &str,
     body: &[u8],
 ) -> Result<Once, Problem> {
-    let Key(Some(key)) = key else { return Ok(Once::Plain) };
-    let key = IdempotencyKey::new(caller.tenant.0, &caller.label(), operation, &key, body);
+    let Some(key) = key.bind(caller, operation, body) else { return Ok(Once::Plain) };
     match app.system.begin(place, key).await? {
         Begin::Recorded(bytes) => response(&bytes).map(Once::Answered),
         Begin::Fresh(ticketed) => Ok(Once::Ticketed(ticketed)),

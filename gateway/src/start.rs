@@ -17,6 +17,7 @@ use identity::{Identity, IdentitySettings};
 use market::{DeveloperApp, Market};
 use persistence::{FolderLock, Journal, MasterKey, OpenError, Options, SealError, Shard};
 use ractor::{Actor, ActorRef};
+use supervision::idempotency::{OUTCOME_FAMILY, SHOWN_ONCE_FAMILY};
 use supervision::supervisor::{Board, Strategy, Supervisor, periodic};
 use supervision::{Home, Refusal, System, SystemOptions};
 use tokio::net::TcpListener;
@@ -302,11 +303,13 @@ async fn housekeep(app: &App) {
         tracing::warn!(%refusal, "identity's housekeeping is put off");
     }
     let system = app.system.clone();
+    let minute = system.clock().now().0 / HOUSEKEEPING_PERIOD.as_millis() as i64;
     let cleaned = tokio::task::spawn_blocking(move || {
         for shard in 0..=u8::MAX {
-            let mut after = None;
-            while let Some(next) = system.clean_outcomes(Shard(shard), after) {
-                after = Some(next);
+            system.clean_outcomes(Shard(shard), SHOWN_ONCE_FAMILY);
+            // The many that are kept for a day have a turn each hour.
+            if i64::from(shard) % 60 == minute % 60 {
+                system.clean_outcomes(Shard(shard), OUTCOME_FAMILY);
             }
         }
     });

@@ -13,7 +13,9 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::chain::ChainHead;
 use crate::engine::{Direction, Engine};
 use crate::layout::{self, ChainEntry, RowKey, RowRange, StreamEntry};
-use crate::record::{Header, Home, NewRecord, OwnerKey, Position, Record, Shard, StreamName};
+use crate::record::{
+    Header, Home, NewRecord, OwnerKey, Position, Record, RequestRef, Shard, StreamName,
+};
 use crate::sealing::KeyRing;
 use crate::{ReadError, codec, record};
 
@@ -67,8 +69,8 @@ pub struct Append {
     pub records: Vec<NewRecord>,
     /// What the records' headers say beside what the writer knows.
     pub caller: Arc<str>,
-    /// The request (a UUIDv7).
-    pub request: u128,
+    /// The request.
+    pub request: RequestRef,
     /// The record whose effect asked for this.
     pub cause: Option<Position>,
     /// The command.

@@ -29,7 +29,9 @@ pub use generations::Generations;
 pub use journal::{Append, Conflict, Journal, Outcome, Rider, RowChange, Statistics, Ticket};
 pub use layout::{RowKey, RowRange};
 pub use open::{EngineKind, FolderLock, OpenError, Options};
-pub use record::{Header, Home, NewRecord, OwnerKey, Position, Record, Shard, StreamName};
+pub use record::{
+    Header, Home, NewRecord, OwnerKey, Position, Record, RequestRef, Shard, StreamName, TraceParent,
+};
 pub use sealing::{KeyId, KeyRing, MasterKey, Opened, SealError};
 pub use verify::{ChainReport, VerifyError};
 

@@ -106,6 +106,31 @@ impl fmt::Display for StreamName {
     }
 }
 
+/// The place in a distributed trace that a caller sent along (W3C Trace Context, `traceparent`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceParent {
+    /// The trace.
+    pub trace: u128,
+    /// The caller's own span in it.
+    pub parent: u64,
+}
+
+/// The request that something was part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestRef {
+    /// Its id, a UUIDv7.
+    pub id: u128,
+    /// The trace it belongs to, if its caller named one.
+    pub trace: Option<TraceParent>,
+}
+
+impl From<u128> for RequestRef {
+    /// A request outside of any trace.
+    fn from(id: u128) -> Self {
+        Self { id, trace: None }
+    }
+}
+
 /// What a record says in the clear.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
@@ -123,8 +148,8 @@ pub struct Header {
     pub chain_seq: u64,
     /// Who asked, as the layer above writes it (ids only, nothing personal).
     pub caller: Arc<str>,
-    /// The request it was part of (a UUIDv7).
-    pub request: u128,
+    /// The request it was part of.
+    pub request: RequestRef,
     /// The record whose effect asked for this one.
     pub cause: Option<Position>,
     /// The command that recorded it.
@@ -235,7 +260,10 @@ mod tests {
             home: Home(0x0123_4567_89ab_cdef),
             chain_seq: 9,
             caller: "user/01arz3ndektsv4rrffq69g5fav".into(),
-            request: 0xfeed,
+            request: RequestRef {
+                id: 0xfeed,
+                trace: Some(TraceParent { trace: 0x4bf9_2f35, parent: 0x00f0_67aa }),
+            },
             cause: Some(Position { shard: Shard(7), pos: 41 }),
             command: "debit".into(),
             event: "debited".into(),

@@ -46,7 +46,7 @@ fn append(stream: &str, incarnation: u64, expected_seq: u64, payloads: &[&[u8]])
         expected_seq,
         records: payloads.iter().map(record).collect(),
         caller: "user/test".into(),
-        request: 1,
+        request: 1.into(),
         cause: None,
         command: "test".into(),
         time_ms: 1_000,

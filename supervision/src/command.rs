@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use persistence::{KeyRing, Position};
+use persistence::{KeyRing, Position, RequestRef};
 
 use crate::clock::Timestamp;
 use crate::entity::{Entity, RowDraft};
@@ -37,8 +37,8 @@ pub trait Handle<C: Command>: Entity {
 pub struct Origin {
     /// The caller as records show it: `user/…`, `service`, `agent/…`, `system`.
     pub caller: Arc<str>,
-    /// The request, a UUIDv7.
-    pub request: u128,
+    /// The request.
+    pub request: RequestRef,
     /// The record whose effect asks.
     pub cause: Option<Position>,
 }

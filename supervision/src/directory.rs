@@ -96,7 +96,8 @@ impl<E: Entity> Directory<E> {
         E: Handle<C>,
     {
         let permit = self.admit(address, C::NAME)?;
-        let (envelope, answer) = Envelope::command(command, origin, permit, |reply| (reply, None));
+        let (envelope, answer) =
+            Envelope::command(command, origin, permit, |reply| (reply, Vec::new()));
         self.deliver(address, envelope).await?;
         receive(answer).await
     }
@@ -119,9 +120,9 @@ impl<E: Entity> Directory<E> {
         let now = self.core.clock.now();
         let finish = move |reply: <E as Handle<C>>::Reply| {
             let bytes = render(reply);
-            let row: Option<RowDraft> = ticketed.outcome_row(&bytes, now);
-            // Duplicates wait until the row is durable, not only until the turn is over.
-            ((bytes, ticketed), row)
+            let rows: Vec<RowDraft> = ticketed.outcome_rows(&bytes, now);
+            // Duplicates wait until the rows are durable, not only until the turn is over.
+            ((bytes, ticketed), rows)
         };
         let (envelope, answer) = Envelope::command(command, origin, permit, finish);
         self.deliver(address, envelope).await?;

@@ -25,7 +25,7 @@ pub(crate) type Release = Box<dyn FnOnce(Fate) + Send>;
 pub(crate) struct Ran {
     pub(crate) refused: bool,
     /// The idempotency row, to be written with the events.
-    pub(crate) outcome: Option<RowDraft>,
+    pub(crate) outcome: Vec<RowDraft>,
     pub(crate) release: Release,
 }
 
@@ -89,7 +89,7 @@ impl<R> Drop for Port<R> {
 
 impl<E: Entity> Envelope<E> {
     /// A command. `finish` turns the reply into the answer and, for a command with an idempotency
-    /// key, the row that records it.
+    /// key, the rows that record it.
     pub(crate) fn command<C, R, F>(
         command: C,
         origin: Origin,
@@ -100,7 +100,7 @@ impl<E: Entity> Envelope<E> {
         C: Command,
         E: Handle<C>,
         R: Send + 'static,
-        F: FnOnce(<E as Handle<C>>::Reply) -> (R, Option<RowDraft>) + Send + 'static,
+        F: FnOnce(<E as Handle<C>>::Reply) -> (R, Vec<RowDraft>) + Send + 'static,
     {
         let (mut port, answer) = Port::new(Some(permit));
         let needs = <E as Handle<C>>::needs(&command);
@@ -111,10 +111,10 @@ impl<E: Entity> Envelope<E> {
             assert!(!refused || !turn.has_recorded(), "{} refused after recording", C::NAME);
             let (outcome, result) = match result {
                 Ok(reply) => {
-                    let (answer, row) = finish(reply);
-                    (row, Ok(answer))
+                    let (answer, rows) = finish(reply);
+                    (rows, Ok(answer))
                 }
-                Err(refusal) => (None, Err(refusal)),
+                Err(refusal) => (Vec::new(), Err(refusal)),
             };
             let release: Release = Box::new(move |fate| match fate {
                 Fate::Durable => port.send(result),

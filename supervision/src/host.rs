@@ -246,7 +246,7 @@ impl<E: Entity> Seat<E> {
             Job::Due(row_due, handled) => {
                 let now = core.clock.now();
                 let ((), left) = self.turn(now, &origin, Vec::new(), |turn| E::due(turn));
-                let ran = Ran { refused: false, outcome: None, release: Box::new(|_| {}) };
+                let ran = Ran { refused: false, outcome: Vec::new(), release: Box::new(|_| {}) };
                 self.settle(me, (name, now), origin, ran, left, row_due);
                 let _ = handled.send(());
             }

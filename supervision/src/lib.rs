@@ -35,6 +35,7 @@ pub use directory::Directory;
 pub use entity::{EffectContext, Entity, NoEffect, RowDraft};
 pub use event::Event;
 pub use idempotency::{Begin, IdempotencyKey};
+pub use persistence::{RequestRef, TraceParent};
 pub use process::Process;
 pub use refusal::{Class, Refusal};
 pub use system::{System, SystemOptions};

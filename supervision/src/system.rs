@@ -18,7 +18,7 @@ use crate::command::Origin;
 use crate::directory::Directory;
 use crate::entity::{Entity, RowDraft};
 use crate::host::seal_context;
-use crate::idempotency::{Begin, IdempotencyKey, KeysInFlight, OUTCOME_FAMILY, is_over};
+use crate::idempotency::{Begin, IdempotencyKey, KeysInFlight, is_over};
 use crate::monitor::{ActorView, KindView};
 use crate::refusal::Refusal;
 use crate::reminders::Reminders;
@@ -57,7 +57,7 @@ impl Core {
     }
 
     pub(crate) fn system_origin(&self) -> Origin {
-        Origin { caller: "system".into(), request: (self.new_id)(), cause: None }
+        Origin { caller: "system".into(), request: (self.new_id)().into(), cause: None }
     }
 
     /// The system. Directories live in it, so it is there whenever one of them runs.
@@ -326,20 +326,37 @@ impl System {
         }
     }
 
-    /// Deletes outcomes that are over, one step: from `after` on, answering where to go on.
-    pub fn clean_outcomes(&self, shard: Shard, after: Option<Vec<u8>>) -> Option<Vec<u8>> {
-        let (family, limit) = (OUTCOME_FAMILY, HOUSEKEEPING_STEP);
-        let prefix = Vec::new();
+    /// Deletes a shard's outcomes that are over, of one of the two families.
+    pub fn clean_outcomes(&self, shard: Shard, family: &'static str) {
+        let mut after = None;
+        loop {
+            after = self.clean_outcomes_after(shard, family, after);
+            if after.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// One step of it: from `after` on, answering where to go on.
+    fn clean_outcomes_after(
+        &self,
+        shard: Shard,
+        family: &'static str,
+        after: Option<Vec<u8>>,
+    ) -> Option<Vec<u8>> {
+        let (limit, prefix) = (HOUSEKEEPING_STEP, Vec::new());
         let range = RowRange { shard, family, prefix, after, newest_first: false, limit };
         let sealed = self.core.journal.row_range(&range).unwrap_or_default();
         let now = self.core.clock.now();
         let last = sealed.last().map(|(key, _)| key.key.clone());
         let full = sealed.len() == limit;
         let rows = self.core.open_rows(sealed);
-        let over = rows.into_iter().filter(|(_, value)| is_over(value, now));
-        let changes: Vec<_> = over.map(|(key, _)| (key, None)).collect();
+        let over = rows.into_iter().filter(|(_, value)| is_over(family, value, now));
+        // A key that is used again just now keeps its row.
+        let over = over.filter_map(|(key, _)| Some((self.core.in_flight.close(&key.key)?, key)));
+        let (guards, changes): (Vec<_>, Vec<_>) = over.map(|(it, key)| (it, (key, None))).unzip();
         if !changes.is_empty() {
-            self.core.journal.change_rows(changes, Box::new(|_| {}));
+            self.core.journal.change_rows(changes, Box::new(move |_| drop(guards)));
         }
         last.filter(|_| full)
     }

@@ -98,7 +98,7 @@ impl<E: Entity> Given<E> {
     }
 
     fn turn<R>(mut self, run: impl FnOnce(&mut Turn<'_, E>) -> R) -> (R, Left<E>, Self) {
-        let origin = Origin { caller: self.caller.into(), request: 1, cause: None };
+        let origin = Origin { caller: self.caller.into(), request: 1.into(), cause: None };
         let before = self.state.clone();
         let mut state = self.state.clone();
         let next = || u128::from(self.ids.fetch_add(1, Ordering::Relaxed));

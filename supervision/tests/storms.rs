@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use persistence::{EngineKind, Journal, MasterKey, Options};
+use persistence::{EngineKind, Journal, MasterKey, Options, RowRange};
 use serde::{Deserialize, Serialize};
 use supervision::idempotency::Begin;
 use supervision::*;
@@ -196,7 +196,7 @@ fn address(id: &str) -> Address<Counter> {
 }
 
 fn origin() -> Origin {
-    Origin { caller: "user/test".into(), request: 1, cause: None }
+    Origin { caller: "user/test".into(), request: 1.into(), cause: None }
 }
 
 #[derive(Clone)]
@@ -429,7 +429,10 @@ async fn a_process_is_waited_for_across_kills() {
 static RENDERED: AtomicUsize = AtomicUsize::new(0);
 
 async fn add_once(world: &World, key: &str, body: &[u8]) -> Result<Vec<u8>, Refusal> {
-    let key = IdempotencyKey::new(1, "user/test", "add", key, body);
+    add_by(world, IdempotencyKey::new(1, "user/test", "add", key, body)).await
+}
+
+async fn add_by(world: &World, key: IdempotencyKey) -> Result<Vec<u8>, Refusal> {
     match world.system.begin(address("once").place(), key).await? {
         Begin::Recorded(bytes) => Ok(bytes),
         Begin::Fresh(ticketed) => {
@@ -466,6 +469,40 @@ async fn one_key_is_one_change_and_one_answer_after_a_restart_too() {
     assert_eq!(total(&world, "once").await, 2);
     world.clock.advance_ms(idempotency::KEPT_MS);
     assert_ne!(add_once(&world, "k", b"body").await.unwrap(), answers[0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_shown_once_goes_after_ten_minutes_and_its_key_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = world(Some(folder.path()), true);
+    let key = || IdempotencyKey::new(1, "user/test", "add", "secret", b"body").shown_once();
+    let answer = add_by(&first, key()).await.unwrap();
+    stop(first).await;
+    let world = world(Some(folder.path()), true);
+    world.clock.advance_ms(idempotency::SHOWN_ONCE_MS - 1);
+    assert_eq!(add_by(&world, key()).await.unwrap(), answer);
+    world.clock.advance_ms(1);
+    assert_eq!(add_by(&world, key()).await.unwrap_err().code, "outcome_gone");
+    let shard = address("once").place().shard();
+    let rows = |family| {
+        let (prefix, after, limit) = (Vec::new(), None, 9);
+        let range = RowRange { shard, family, prefix, after, newest_first: false, limit };
+        world.system.journal().row_range(&range).unwrap().len()
+    };
+    let (marker, shown) = (idempotency::OUTCOME_FAMILY, idempotency::SHOWN_ONCE_FAMILY);
+    assert_eq!((rows(marker), rows(shown)), (1, 1));
+    for family in [marker, shown] {
+        world.system.clean_outcomes(shard, family);
+    }
+    world.system.settle().await;
+    assert_eq!((rows(marker), rows(shown)), (1, 0), "only what was shown has gone");
+    assert_eq!(add_by(&world, key()).await.unwrap_err().code, "outcome_gone");
+    assert_eq!(total(&world, "once").await, 1);
+    world.clock.advance_ms(idempotency::KEPT_MS);
+    world.system.clean_outcomes(shard, marker);
+    world.system.settle().await;
+    assert_eq!(rows(marker), 0);
+    stop(world).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

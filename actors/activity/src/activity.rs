@@ -205,7 +205,7 @@ impl Activity {
             for record in &records {
                 looked_at += 1;
                 let is_late = record.header.time_ms > made_ms + AFTER_REQUEST_MS;
-                if is_late || record.header.request == request.0 && !found(record) {
+                if is_late || record.header.request.id == request.0 && !found(record) {
                     return Ok(());
                 }
             }

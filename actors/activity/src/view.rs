@@ -3,7 +3,7 @@
 use data_encoding::HEXLOWER;
 use persistence::Record;
 use serde::Serialize;
-use supervision::Timestamp;
+use supervision::{Timestamp, TraceParent};
 use types::{RequestId, TenantId, rfc3339};
 use utoipa::ToSchema;
 
@@ -45,15 +45,23 @@ pub struct Action {
     pub stream: String,
     /// When, RFC 3339 in UTC.
     pub created_at: String,
+    /// The caller's place in a distributed trace, as it was sent (W3C Trace Context).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
     /// The record's link in the chain, hexadecimal SHA-256.
     pub link: String,
+}
+
+/// The text of a `traceparent` header (W3C Trace Context, section 3.2.2), marked as sampled.
+fn traceparent(at: TraceParent) -> String {
+    format!("00-{:032x}-{:016x}-01", at.trace, at.parent)
 }
 
 impl Action {
     /// The action that an item of a record is; `of_batch` if the record has several.
     pub(crate) fn of(record: &Record, item: ActionItem, of_batch: bool) -> Self {
         let header = &record.header;
-        let request = RequestId(header.request);
+        let request = RequestId(header.request.id);
         let trace_id =
             if of_batch { format!("{request}.{}", item.index) } else { request.to_string() };
         Self {
@@ -72,6 +80,7 @@ impl Action {
             event: header.event.to_string(),
             stream: header.stream.to_string(),
             created_at: rfc3339(Timestamp(header.time_ms)),
+            traceparent: header.request.trace.map(traceparent),
             link: HEXLOWER.encode(&record.link),
         }
     }

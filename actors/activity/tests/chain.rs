@@ -127,7 +127,7 @@ impl World {
     {
         let till = Address::new(&tenant.to_string(), owner_of_tenant(tenant), home_of(tenant));
         let caller = format!("user/{user}").into();
-        let origin = Origin { caller, request: self.request(number), cause: None };
+        let origin = Origin { caller, request: self.request(number).into(), cause: None };
         self.system.directory::<Till>().ask(&till.unwrap(), command, origin).await.unwrap();
     }
 

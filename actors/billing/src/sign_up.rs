@@ -5,6 +5,8 @@
 //! whatever happens in between. The address is reserved first and confirmed last; until then
 //! nobody can log in.
 
+use std::time::Duration;
+
 use identity::claim::{Claim, ClaimKey, ClaimTarget, Confirm, EmailAddress, Release, Reserve};
 use identity::password::PasswordHash;
 use identity::tenant::{self, OWNER_ROLE, Tenant};
@@ -85,6 +87,8 @@ impl SignUp {
 
 impl Entity for SignUp {
     const KIND: &'static str = "sign_up";
+    // Over in a moment, and asked again only when a client repeats.
+    const IDLE: Duration = Duration::from_secs(5);
     type Event = SignUpEvent;
     type Effect = SignUpEffect;
 

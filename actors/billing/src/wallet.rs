@@ -181,6 +181,8 @@ events! {
         HoldPlaced(HoldPlaced) = "hold_placed", 1;
         /// What was done for a hold was drawn from it.
         HoldDrawn(HoldDrawn) = "hold_drawn", 1;
+        /// What was done for a hold was charged after the hold had expired.
+        LateDrawn(LateDrawn) = "late_drawn", 1;
         /// A hold was captured, released or expired.
         HoldEnded(HoldEnded) = "hold_ended", 1;
         /// Credits lapsed.
@@ -268,6 +270,18 @@ pub struct HoldDrawn {
     pub postings: Vec<Posting>,
 }
 
+/// What was done for a hold was charged after the hold had expired: from what was available then,
+/// and the rest is owed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LateDrawn {
+    /// The hold.
+    pub hold: HoldId,
+    /// What was charged, by app.
+    pub draws: Vec<AppDraw>,
+    /// The change.
+    pub postings: Vec<Posting>,
+}
+
 /// What was drawn for one app.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AppDraw {
@@ -327,6 +341,7 @@ impl WalletEvent {
             | Self::Debited(Debited { postings, .. })
             | Self::HoldPlaced(HoldPlaced { postings, .. })
             | Self::HoldDrawn(HoldDrawn { postings, .. })
+            | Self::LateDrawn(LateDrawn { postings, .. })
             | Self::HoldEnded(HoldEnded { postings, .. })
             | Self::Lapsed(Lapsed { postings }) => postings,
             Self::LedgerNumbered(_) => &[],
@@ -466,6 +481,12 @@ impl Wallet {
                 if drawn.ended {
                     self.close(drawn.hold, End::Settled, earned(&drawn.postings), at);
                 }
+            }
+            WalletEvent::LateDrawn(late) => {
+                let Some(Ended { amount, captured, .. }) = self.ended(late.hold) else { return };
+                let last = earned(&late.postings);
+                let (end, captured) = (End::Settled, captured + last);
+                self.note_spent(late.hold.0, at, Done::Ended { end, amount, captured, last });
             }
             WalletEvent::HoldEnded(ended) => {
                 self.close(ended.hold, ended.end, earned(&ended.postings), at);

@@ -15,8 +15,8 @@
 //! Deliberate limits
 //! - Documents that came into being after they were listed do not count as changed.
 //! - Ids of runs are remembered for 24 h, at most [`RUNS_REMEMBERED_MAX`] of them.
-//! - A hold that lapsed before it could be settled (a server that was down longer than
-//!   the hold lives) is not charged; the event says so.
+//! - A run whose hold expired before it could be settled (the server was down longer than the hold
+//!   lives) is charged late: what the wallet cannot pay, it owes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;

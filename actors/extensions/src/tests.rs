@@ -30,7 +30,7 @@ struct World {
 }
 
 fn origin() -> Origin {
-    Origin { caller: "user/test".into(), request: 1, cause: None }
+    Origin { caller: "user/test".into(), request: 1.into(), cause: None }
 }
 
 fn shelf() -> Value {

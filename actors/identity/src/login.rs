@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use persistence::{RowRange, codec};
-use supervision::{Class, Entity, Origin, Refusal, System, Timestamp};
+use supervision::{Class, Entity, Origin, Refusal, RequestRef, System, Timestamp};
 use types::{Caller, SessionId, TenantId, UserId, owner_of_user};
 use zeroize::Zeroizing;
 
@@ -64,7 +64,7 @@ pub struct LoginAttempt {
     /// How long the access token lives.
     pub life: TokenLife,
     /// The request's id.
-    pub request: u128,
+    pub request: RequestRef,
 }
 
 /// A session for a user who has shown in another way who they are.
@@ -81,7 +81,7 @@ pub struct NewSession {
     /// How long the access token lives.
     pub life: TokenLife,
     /// The request's id.
-    pub request: u128,
+    pub request: RequestRef,
 }
 
 /// What a client gets. It prints no token.
@@ -130,7 +130,7 @@ fn too_many_attempts(retry_after_ms: u64) -> Refusal {
     Refusal::new(Class::TooMany, "too_many_attempts", message).retry_after(retry_after_ms)
 }
 
-fn origin_of(user: UserId, request: u128) -> Origin {
+fn origin_of(user: UserId, request: RequestRef) -> Origin {
     Origin { caller: format!("user/{user}").into(), request, cause: None }
 }
 
@@ -245,7 +245,7 @@ impl Identity {
         session: SessionId,
         device: Option<String>,
         life: TokenLife,
-        request: u128,
+        request: RequestRef,
     ) -> Result<Tokens, Refusal> {
         let (user, tenant) = (entry.account.user, entry.tenant);
         let secret = FamilySecret::generate().ok_or_else(|| internal("no random numbers"))?;
@@ -314,7 +314,7 @@ impl Identity {
         &self,
         presented: &str,
         life: TokenLife,
-        request: u128,
+        request: RequestRef,
     ) -> Result<Tokens, Refusal> {
         let system = self.system()?;
         let located = self.locate(&system, presented).ok_or_else(invalid_token)?;
@@ -355,7 +355,7 @@ impl Identity {
 
     /// Ends the session that a refresh token belongs to, whether used or not. For anything else it
     /// does nothing.
-    pub async fn logout(&self, presented: &str, request: u128) -> Result<(), Refusal> {
+    pub async fn logout(&self, presented: &str, request: RequestRef) -> Result<(), Refusal> {
         let system = self.system()?;
         let Some(located) = self.locate(&system, presented) else { return Ok(()) };
         let Located { token, session, user, tenant } = located;

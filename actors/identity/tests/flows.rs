@@ -113,7 +113,7 @@ impl World {
     }
 
     async fn refresh(&self, token: &str) -> Result<Tokens, Refusal> {
-        self.identity.refresh(token, TokenLife::Standard, 1).await
+        self.identity.refresh(token, TokenLife::Standard, 1.into()).await
     }
 
     async fn caller(&self, tokens: &Tokens) -> Caller {
@@ -140,7 +140,7 @@ fn attempt(email: &str, password: &str) -> LoginAttempt {
         address: "192.0.2.1".to_owned(),
         device: Some("a browser".to_owned()),
         life: TokenLife::Standard,
-        request: 1,
+        request: 1.into(),
     }
 }
 
@@ -282,7 +282,7 @@ async fn a_tampered_locator_finds_no_session_and_wakes_none() {
         other[at] ^= 1;
         let other = format!("{token}.{}", URL_SAFE_NO_PAD.encode(other));
         assert_eq!(code(world.refresh(&other).await), "invalid_token");
-        world.identity.logout(&other, 1).await.unwrap();
+        world.identity.logout(&other, 1.into()).await.unwrap();
     }
     for other in ["", "garbage", token] {
         assert_eq!(code(world.refresh(other).await), "invalid_token");
@@ -300,8 +300,8 @@ async fn logging_out_ends_the_session_and_no_other() {
     let sessions = world.identity.sessions(user).unwrap();
     assert_eq!(sessions.len(), 2);
     assert_eq!(sessions[0].device.as_deref(), Some("a browser"));
-    world.identity.logout(&here.refresh_token, 1).await.unwrap();
-    world.identity.logout(&here.refresh_token, 1).await.unwrap();
+    world.identity.logout(&here.refresh_token, 1.into()).await.unwrap();
+    world.identity.logout(&here.refresh_token, 1.into()).await.unwrap();
     assert!(!world.is_good(&here).await);
     assert_eq!(code(world.refresh(&here.refresh_token).await), "invalid_token");
     assert!(world.is_good(&there).await);
@@ -429,7 +429,7 @@ async fn a_session_without_a_password_may_be_repeated_by_its_id() {
         session: Some(types::SessionId(world.system.new_id())),
         device: None,
         life: TokenLife::Account,
-        request: 1,
+        request: 1.into(),
     };
     let first = world.identity.open_session(new.clone()).await.unwrap();
     let again = world.identity.open_session(new.clone()).await.unwrap();

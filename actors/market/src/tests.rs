@@ -37,7 +37,7 @@ fn world() -> World {
 }
 
 fn principal(user: u128) -> Principal {
-    let origin = Origin { caller: "user/test".into(), request: 1, cause: None };
+    let origin = Origin { caller: "user/test".into(), request: 1.into(), cause: None };
     Principal { user: UserId(user), tenant: TenantId(user), origin }
 }
 

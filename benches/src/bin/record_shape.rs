@@ -116,7 +116,7 @@ fn command(
         expected_seq: *seq,
         records: vec![NewRecord { event: "debited".into(), event_version: 1, payload }],
         caller: "service/01arz3ndektsv4rrffq69g5fav".into(),
-        request: u128::from(*seq) << 64,
+        request: (u128::from(*seq) << 64).into(),
         cause: None,
         command: "debit".into(),
         time_ms: 1_700_000_000_000,

@@ -105,7 +105,7 @@ async fn register(
     let Some(ticketed) = ticketed else {
         return Ok((StatusCode::CREATED, Json(response)).into_response());
     };
-    let origin = Origin { caller: "anonymous".into(), request: who.request.0, cause: None };
+    let origin = Origin { caller: "anonymous".into(), request: who.request, cause: None };
     let render = move |()| once::record(StatusCode::CREATED, &response);
     let sign_ups = app.system.directory::<SignUp>();
     once::response(&sign_ups.ask_once(&address, Conclude, origin, ticketed, render).await?)
@@ -261,6 +261,6 @@ async fn refresh(
     body: JsonBody<RefreshRequest>,
 ) -> Result<Response, Problem> {
     let (token, life) = (&body.value.refresh_token, TokenLife::Account);
-    let tokens = app.identity.refresh(token, life, who.request.0).await?;
+    let tokens = app.identity.refresh(token, life, who.request).await?;
     Ok(private(StatusCode::OK, AccountTokens::from(tokens)))
 }

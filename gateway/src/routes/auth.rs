@@ -9,8 +9,8 @@ use identity::login::{LoginAttempt, NewSession, TokenLife, Tokens};
 use identity::password::Password;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use supervision::{IdempotencyKey, Refusal};
-use types::{Caller, RequestId, SessionId, TenantId, UserId, rfc3339};
+use supervision::{IdempotencyKey, Refusal, RequestRef};
+use types::{Caller, SessionId, TenantId, UserId, rfc3339};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -111,7 +111,6 @@ pub(super) async fn log_in(
     life: TokenLife,
 ) -> Result<Tokens, Refusal> {
     let Anyone { request, address, device } = who;
-    let request = request.0;
     let attempt = LoginAttempt { email, password, tenant, address, device, life, request };
     app.identity.login(attempt).await
 }
@@ -133,7 +132,7 @@ async fn refresh(
     body: JsonBody<RefreshRequest>,
 ) -> Result<Response, Problem> {
     let (token, life) = (&body.value.refresh_token, TokenLife::Standard);
-    let tokens = app.identity.refresh(token, life, who.request.0).await?;
+    let tokens = app.identity.refresh(token, life, who.request).await?;
     Ok(private(StatusCode::OK, TokenResponse::from(tokens)))
 }
 
@@ -153,7 +152,7 @@ async fn logout(
     who: Anyone,
     body: JsonBody<RefreshRequest>,
 ) -> Result<Json<MessageResponse>, Problem> {
-    app.identity.logout(&body.value.refresh_token, who.request.0).await?;
+    app.identity.logout(&body.value.refresh_token, who.request).await?;
     Ok(Json(MessageResponse { message: "logged out" }))
 }
 
@@ -230,7 +229,7 @@ pub(super) async fn sign_up_newcomer(
     app: &App,
     newcomer: Newcomer,
     caller: &str,
-    request: RequestId,
+    request: RequestRef,
 ) -> Result<SignedUp, Refusal> {
     let Newcomer { user, email, password, name, company } = newcomer;
     let length = password.chars().count();
@@ -244,7 +243,7 @@ pub(super) async fn sign_up_newcomer(
     let password = app.identity.hash_password(password).await?;
     let role = "user".to_owned();
     let start = sign_up::Start { user, email, name, company, password, role };
-    let origin = supervision::Origin { caller: caller.into(), request: request.0, cause: None };
+    let origin = supervision::Origin { caller: caller.into(), request, cause: None };
     sign_up::sign_up(&app.system, start, origin).await
 }
 
@@ -278,7 +277,7 @@ async fn register(
         session: Some(SessionId(id)),
         device: None,
         life: TokenLife::Standard,
-        request: request.0,
+        request,
     };
     let tokens = app.identity.open_session(session).await?;
     Ok(private(StatusCode::CREATED, TokenResponse::from(tokens)))

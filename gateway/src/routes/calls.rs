@@ -164,7 +164,7 @@ async fn quote(
 ) -> Result<Json<Quote>, Problem> {
     let BatchCallRequest { user_id, tenant_id, calls } = body.value;
     let named = (user_id.as_str(), tenant_id.as_str());
-    let request = request(&app, &entered, app_id, named, Key(None), "quote", &body.bytes)?;
+    let request = request(&app, &entered, app_id, named, Key::default(), "quote", &body.bytes)?;
     let calls: Vec<Call> = calls.into_iter().map(Call::from).collect();
     Ok(Json(app.extensions.quote(&app.system, &request, &calls).await?))
 }

@@ -34,9 +34,7 @@ fn principal(app: &App, entered: &Entered) -> Result<Principal, Refusal> {
 }
 
 fn once(entered: &Entered, key: Key, operation: &str, body: &[u8]) -> Option<IdempotencyKey> {
-    let caller = &entered.caller;
-    let label = caller.label();
-    key.0.map(|key| IdempotencyKey::new(caller.tenant.0, &label, operation, &key, body))
+    key.bind(&entered.caller, operation, body)
 }
 
 /// Become a developer

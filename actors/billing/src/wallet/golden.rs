@@ -84,10 +84,18 @@ fn samples() -> Vec<WalletEvent> {
         WalletEvent::HoldDrawn(HoldDrawn {
             hold,
             draws: vec![AppDraw {
-                app,
+                app: app.clone(),
                 items: vec![DrawnItem { id: 1, charged: 290, earned: 200 }],
             }],
             ended: true,
+            postings: postings.clone(),
+        }),
+        WalletEvent::LateDrawn(LateDrawn {
+            hold,
+            draws: vec![AppDraw {
+                app,
+                items: vec![DrawnItem { id: 1, charged: 290, earned: 200 }],
+            }],
             postings: postings.clone(),
         }),
         WalletEvent::HoldEnded(HoldEnded { hold, end: End::Expired, postings: postings.clone() }),

@@ -13,8 +13,8 @@ use types::{AMOUNT_MAX, Amount, AppId, CallId, Credits, HoldId, Page, SharePerce
 use super::account::{Postings, Slices};
 use super::{
     Account, AppDraw, Bucket, Done, DrawnItem, EXPIRED_PER_TURN, End, HOLDS_OPEN_MAX, Hold,
-    HoldDrawn, HoldEnded, HoldPlaced, Kind, Wallet, WalletEvent, account, check_description,
-    reused, take, total,
+    HoldDrawn, HoldEnded, HoldPlaced, Kind, LateDrawn, Wallet, WalletEvent, account,
+    check_description, reused, take, total,
 };
 
 /// The shortest time to live of a hold, in milliseconds.
@@ -101,7 +101,7 @@ impl Wallet {
         page.of(self.holds.iter().map(view))
     }
 
-    fn ended(&self, id: HoldId) -> Option<Ended> {
+    pub(super) fn ended(&self, id: HoldId) -> Option<Ended> {
         match *self.spent.get(id.0)? {
             Done::Ended { end, amount, captured, .. } => {
                 Some(Ended { id, status: end, amount, captured })
@@ -179,7 +179,8 @@ impl Handle<PlaceHold> for Wallet {
 }
 
 /// Draws what was done from a hold: each item once, however often it is sent. Answers a repetition
-/// alike.
+/// alike. What was done is paid for: when it ends a hold that has expired meanwhile (the server was
+/// down), it is charged to what is available, and the rest is owed.
 #[derive(Clone, Debug)]
 pub struct Settle {
     /// The hold.
@@ -232,12 +233,21 @@ impl Handle<Settle> for Wallet {
         if let Some(Ended { status: End::Settled, captured, .. }) = wallet.ended(id) {
             return Ok(Settlement { hold: id, captured, remaining: 0, ended: true });
         }
-        let hold = wallet.open_hold(id, now)?;
+        if let Some(Ended { status: End::Expired, amount, captured, .. }) = wallet.ended(id)
+            && ended
+        {
+            return settle_late(turn, id, items, amount - captured);
+        }
+        // Past its time, what it holds is still there until the turn that lets it expire.
+        let hold = match wallet.holds.get(&id) {
+            Some(hold) => hold,
+            None => wallet.open_hold(id, now)?,
+        };
         if items.len() > SETTLE_ITEMS_MAX || hold.drawn.len() + items.len() > DRAWN_MAX {
             let message = format!("at most {SETTLE_ITEMS_MAX} items, and {DRAWN_MAX} in all");
             return Err(Refusal::invalid("items", message));
         }
-        let mut drawing = Drawing::new(&hold.slices);
+        let mut drawing = Drawing::new(&hold.slices, total(&hold.slices));
         let mut seen = BTreeSet::new();
         for item in items {
             if !hold.drawn.contains(&item.id) && seen.insert(item.id) {
@@ -251,16 +261,37 @@ impl Handle<Settle> for Wallet {
         let settlement =
             Settlement { hold: id, captured, remaining: if ended { 0 } else { remaining }, ended };
         if ended || !drawing.draws.is_empty() {
-            let (draws, postings) = drawing.finish();
+            let (draws, postings) = drawing.finish(Account::Held);
             turn.record(WalletEvent::HoldDrawn(HoldDrawn { hold: id, draws, ended, postings }));
         }
         Ok(settlement)
     }
 }
 
+/// Charges what was done for an expired hold, up to `limit`.
+fn settle_late(
+    turn: &mut Turn<'_, Wallet>,
+    hold: HoldId,
+    items: Vec<SettleItem>,
+    limit: i64,
+) -> Result<Settlement, Refusal> {
+    let (wallet, now) = (turn.state(), turn.now());
+    let live = wallet.available.iter().filter(|(bucket, _)| !bucket.is_over(now));
+    let mut drawing =
+        Drawing::new(&live.map(|(bucket, amount)| (*bucket, *amount)).collect(), limit);
+    items.into_iter().try_for_each(|item| drawing.draw(item))?;
+    let captured = drawing.charged;
+    let (draws, postings) = drawing.finish(Account::Available);
+    turn.record(WalletEvent::LateDrawn(LateDrawn { hold, draws, postings }));
+    Ok(Settlement { hold, captured, remaining: 0, ended: true })
+}
+
 /// A settlement while it is put together.
 struct Drawing {
     left: Slices,
+    /// What may still be charged, in credits; beyond `left` it is owed.
+    limit: i64,
+    owed: i64,
     charged: i64,
     draws: Vec<AppDraw>,
     platform: i64,
@@ -269,9 +300,11 @@ struct Drawing {
 }
 
 impl Drawing {
-    fn new(slices: &Slices) -> Self {
+    fn new(slices: &Slices, limit: i64) -> Self {
         Self {
             left: slices.clone(),
+            limit,
+            owed: 0,
             charged: 0,
             draws: Vec::new(),
             platform: 0,
@@ -288,11 +321,14 @@ impl Drawing {
             return Err(Refusal::invalid("price", message));
         }
         let charged = price + fee;
-        let (taken, missing) = take(&self.left, charged, |_| true);
-        if missing > 0 {
+        if charged > self.limit {
+            let missing = charged - self.limit;
             let message = format!("the hold falls {missing} credits short of what was done");
             return Err(Refusal::conflict("hold_exceeded", message));
         }
+        self.limit -= charged;
+        let (taken, missing) = take(&self.left, charged, |_| true);
+        self.owed += missing;
         for (bucket, amount) in &taken {
             account::add(&mut self.left, *bucket, -amount);
             account::add(&mut self.drawn, *bucket, *amount);
@@ -310,10 +346,11 @@ impl Drawing {
         Ok(())
     }
 
-    fn finish(mut self) -> (Vec<AppDraw>, Vec<super::Posting>) {
+    fn finish(mut self, from: fn(Bucket) -> Account) -> (Vec<AppDraw>, Vec<super::Posting>) {
         for (bucket, amount) in &self.drawn {
-            self.postings.post(Account::Held(*bucket), -amount);
+            self.postings.post(from(*bucket), -amount);
         }
+        self.postings.post(Account::Arrears, -self.owed);
         for draw in &self.draws {
             let earned = draw.items.iter().map(|item| item.earned).sum();
             self.postings.post(Account::Payable(draw.app.clone()), earned);

@@ -117,6 +117,7 @@ fn line_key(tenant: TenantId, line: u64) -> Vec<u8> {
 fn spent(event: &WalletEvent) -> impl Iterator<Item = (Option<&AppId>, i64)> {
     let (draws, whole): (&[AppDraw], _) = match event {
         WalletEvent::HoldDrawn(drawn) => (&drawn.draws, None),
+        WalletEvent::LateDrawn(late) => (&late.draws, None),
         WalletEvent::Debited(debited) => {
             (&[], Some((debited.app.as_ref(), earned(&debited.postings))))
         }
@@ -168,6 +169,7 @@ fn lines(wallet: &Wallet, event: &WalletEvent, at: Timestamp) -> Vec<LedgerLine>
         WalletEvent::Debited(it) => (it.id.0, it.reason, it.description.clone()),
         WalletEvent::HoldPlaced(it) => (it.id.0, Reason::Action, Some(it.reason.clone())),
         WalletEvent::HoldDrawn(it) => (it.hold.0, Reason::Action, hold_reason(&it.hold)),
+        WalletEvent::LateDrawn(it) => (it.hold.0, Reason::Action, hold_reason(&it.hold)),
         WalletEvent::HoldEnded(it) => (it.hold.0, Reason::Action, hold_reason(&it.hold)),
         WalletEvent::Unlocked(_) | WalletEvent::Lapsed(_) | WalletEvent::LedgerNumbered(_) => {
             (0, Reason::Adjustment, None)

@@ -152,6 +152,35 @@ fn a_hold_expires_by_itself_and_cannot_be_captured_from_that_moment_on() {
 }
 
 #[test]
+fn what_was_done_is_paid_for_even_after_its_hold_has_expired() {
+    let given = with(100).when(hold(HOLD, 60, 10_000)).then().later_ms(10_000).when_due().then();
+    // 20 are left when the settlement comes: the server was down in between.
+    let given = given.when(debit(3, 80)).then();
+    let settle = |items: &[SettleItem], end| Settle { hold: HOLD, items: items.to_vec(), end };
+    let (code, given) = given.when(settle(&[item(1, 30, 0, 50)], false)).refused();
+    assert_eq!(code, "hold_expired", "only what ends it may come late");
+    let (code, given) = given.when(settle(&[item(1, 61, 0, 50)], true)).refused();
+    assert_eq!(code, "hold_exceeded");
+    let late = settle(&[item(1, 30, 0, 50), item(2, 20, 0, 50)], true);
+    let (settled, given) = given.when(late.clone()).reply();
+    assert_eq!(settled, Settlement { hold: HOLD, captured: 50, remaining: 0, ended: true });
+    let owing = Balance { balance: -30, owed: 30, ..Balance::default() };
+    assert_eq!(balance(&given), owing);
+    let then = given.when(late);
+    assert_eq!((then.outcome.clone(), then.events.len()), (Ok(settled), 0));
+    let given = then.then().when(grant(4, 50, Kind::Paid)).then();
+    assert_eq!(balance(&given).available, 20);
+}
+
+#[test]
+fn a_hold_past_its_time_settles_as_long_as_nothing_has_taken_it_back() {
+    let given = with(100).when(hold(HOLD, 60, 10_000)).then().later_ms(20_000);
+    let settle = Settle { hold: HOLD, items: vec![item(1, 30, 0, 50)], end: true };
+    let (settled, given) = given.when(settle).reply();
+    assert_eq!((settled.captured, balance(&given).available), (30, 70));
+}
+
+#[test]
 fn a_settlement_draws_each_item_once_and_pays_developers_from_paid_credits_alone() {
     let given = with(1_000).when(grant(2, 150, Kind::Promotional)).then();
     let given = given.when(hold(HOLD, 1_000, 10_000)).then();
@@ -314,6 +343,7 @@ struct Books {
     ends: BTreeMap<HoldId, u32>,
     holds: Vec<HoldId>,
     items: BTreeSet<(HoldId, u128)>,
+    late: BTreeSet<HoldId>,
 }
 
 impl Books {
@@ -335,6 +365,10 @@ impl Books {
                         assert!(0 <= item.earned && item.earned <= item.charged);
                     }
                     *self.ends.entry(drawn.hold).or_default() += u32::from(drawn.ended);
+                }
+                WalletEvent::LateDrawn(late) => {
+                    assert_eq!(self.ends.get(&late.hold), Some(&1), "it had expired");
+                    assert!(self.late.insert(late.hold), "charged late twice");
                 }
                 _ => {}
             }
