@@ -38,7 +38,7 @@ pub trait Entity: Default + Clone + Serialize + DeserializeOwned + Send + Sync +
     /// How many commands may wait.
     const MAILBOX_MAX: usize = MAILBOX_MAX;
     /// How long an entity without work stays in memory.
-    const IDLE: Duration = Duration::from_secs(60);
+    const IDLE: Duration = Duration::from_secs(20);
     /// Whether looks read the last durable state directly instead of sending a message: for small
     /// states that are read far more often than they change.
     const PUBLISHED: bool = false;

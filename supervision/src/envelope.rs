@@ -65,6 +65,11 @@ impl<R> Port<R> {
         (Self { sender: Some(sender), started: false, permit }, answer)
     }
 
+    /// Whether nobody waits for the answer any more.
+    fn is_abandoned(&self) -> bool {
+        self.sender.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+
     fn send(mut self, outcome: Result<R, Refusal>) {
         // First the place, then the answer: who has the answer finds the place free.
         drop(self.permit.take());
@@ -141,7 +146,7 @@ impl<E: Entity> Envelope<E> {
         (Self { name, origin, needs: Vec::new(), job: Job::Look(Box::new(run)) }, answer)
     }
 
-    /// Waits until `ready` finds what it looks for in the state.
+    /// Waits until `ready` finds what it looks for in the state, or whoever waits has gone.
     pub(crate) fn park<R: Send + 'static>(
         origin: Origin,
         mut ready: impl FnMut(&E) -> Option<R> + Send + 'static,
@@ -149,6 +154,9 @@ impl<E: Entity> Envelope<E> {
         let (port, answer) = Port::new(None);
         let mut port = Some(port);
         let parked = move |state: &E| -> Option<Release> {
+            if port.as_ref().is_none_or(Port::is_abandoned) {
+                return Some(Box::new(|_| {}));
+            }
             let found = ready(state)?;
             let mut port = port.take()?;
             port.started = true;

@@ -31,6 +31,8 @@ use crate::reminders::{DUE_FAMILY, PENDING_FAMILY, due_key};
 const SNAPSHOT_PERIOD: Duration = Duration::from_secs(10);
 /// Only when at least so many events have come since the last.
 const SNAPSHOT_EVENTS: u64 = 256;
+/// How many may wait for one process to end.
+const PARKED_MAX: usize = 1_024;
 /// How many records one step of a replay reads.
 const REPLAY_STEP: usize = 4_096;
 
@@ -226,7 +228,7 @@ impl<E: Entity> Seat<E> {
             }
             Job::Park(mut parked) => match parked(&self.entity) {
                 Some(release) => self.let_go(release),
-                None => self.parked.push(parked),
+                None => self.park(parked),
             },
             Job::Command(run) => {
                 let found = self.find(&needs);
@@ -381,6 +383,17 @@ impl<E: Entity> Seat<E> {
             release(Fate::Durable);
         } else {
             self.ticket = journal.ride(Box::new(move |_| release(Fate::Durable)));
+        }
+    }
+
+    /// Keeps a waiter. Those whose callers have gone make room; beyond the limit, the new one is
+    /// dropped, and its caller asks again.
+    fn park(&mut self, parked: Parked<E>) {
+        if self.parked.len() >= PARKED_MAX {
+            self.ready_parked().into_iter().for_each(|release| self.let_go(release));
+        }
+        if self.parked.len() < PARKED_MAX {
+            self.parked.push(parked);
         }
     }
 

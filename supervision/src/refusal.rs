@@ -34,6 +34,13 @@ pub enum Class {
     LowSpace,
 }
 
+impl Class {
+    /// Whether the refusal says nothing about the command itself: what must happen is tried again.
+    pub fn may_pass(self) -> bool {
+        matches!(self, Self::Busy | Self::InDoubt | Self::LowSpace | Self::Crashed)
+    }
+}
+
 /// Why a command was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {message}")]

@@ -426,6 +426,24 @@ async fn a_process_is_waited_for_across_kills() {
     assert_eq!(waiting.await.unwrap(), 10);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiters_that_have_gone_make_room_for_others() {
+    let world = world(None, true);
+    ask_until_handled(&world, "p", || Add(1)).await.unwrap();
+    // Far more than may wait at once; each gives up before the process ends.
+    let waited_for = address("p");
+    for _ in 0..5_000 {
+        let mut waiting = Box::pin(world.counters.wait(&waited_for, origin()));
+        assert!(futures::poll!(&mut waiting).is_pending());
+    }
+    let counters = world.counters.clone();
+    let waiting = tokio::spawn(async move { counters.wait(&address("p"), origin()).await });
+    for _ in 0..9 {
+        ask_until_handled(&world, "p", || Add(1)).await.unwrap();
+    }
+    assert_eq!(waiting.await.unwrap().unwrap(), 10);
+}
+
 static RENDERED: AtomicUsize = AtomicUsize::new(0);
 
 async fn add_once(world: &World, key: &str, body: &[u8]) -> Result<Vec<u8>, Refusal> {

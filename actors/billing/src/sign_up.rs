@@ -22,8 +22,11 @@ use types::{
 
 use crate::wallet::{Grant, Wallet, wallet_address};
 
-/// When a sign-up that has not ended is tried again, in milliseconds.
+/// When a sign-up that has not ended is tried again, in milliseconds; each time twice as late.
 const RETRY_MS: i64 = 5_000;
+const RETRY_MS_MAX: i64 = 60 * 60 * 1_000;
+/// How long a caller waits for the end.
+const WAIT_LIMIT: Duration = Duration::from_secs(30);
 const EMAIL: &str = "sign_up.email";
 const NAME: &str = "sign_up.name";
 const COMPANY: &str = "sign_up.company";
@@ -33,6 +36,7 @@ const COMPANY: &str = "sign_up.company";
 pub struct SignUp {
     started: Option<Started>,
     retry_at: Timestamp,
+    retries: u32,
     ended: Option<Ended>,
 }
 
@@ -98,7 +102,11 @@ impl Entity for SignUp {
                 self.started = Some(started.clone());
                 self.retry_at = at.plus_ms(RETRY_MS);
             }
-            SignUpEvent::Retried(_) => self.retry_at = at.plus_ms(RETRY_MS),
+            SignUpEvent::Retried(_) => {
+                self.retries = self.retries.saturating_add(1);
+                let pause_ms = RETRY_MS << self.retries.min(10);
+                self.retry_at = at.plus_ms(pause_ms.min(RETRY_MS_MAX));
+            }
             SignUpEvent::Ended(ended) => self.ended = Some(ended.clone()),
         }
     }
@@ -129,7 +137,7 @@ impl Entity for SignUp {
         let refusal = match steps(&system, &started, &origin).await {
             Ok(()) => None,
             // These say nothing about the sign-up: the reminder tries again.
-            Err(refusal) if matches!(refusal.class, Class::Busy | Class::InDoubt) => return,
+            Err(refusal) if refusal.class.may_pass() => return,
             Err(refusal) => Some(refusal),
         };
         let end = End(Ended { refusal });
@@ -302,7 +310,9 @@ pub async fn sign_up(system: &System, start: Start, origin: Origin) -> Result<Si
     }
     let processes = system.directory::<SignUp>();
     processes.ask(&address, start, origin.clone()).await?;
-    let outcome = processes.wait(&address, origin.clone()).await?;
+    let ended = processes.wait(&address, origin.clone());
+    let ended = tokio::time::timeout(WAIT_LIMIT, ended).await;
+    let outcome = ended.unwrap_or_else(|_| Err(Refusal::in_doubt()))?;
     if let Err(refusal) = &outcome {
         let _ = claims.ask(&claim, Release { holder: user.0 }, origin).await;
         if refusal.code == "already_claimed" {

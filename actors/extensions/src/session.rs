@@ -325,13 +325,13 @@ async fn settle(effect: SettleRun, context: EffectContext<ExtensionSession>) {
         let outcome = wallets.ask(&wallet_address(run.tenant), command, origin.clone()).await;
         let settled = match outcome {
             Ok(settlement) => Some(MarkSettled { id, charged: settlement.captured, refused: None }),
-            Err(refusal) if may_pass(refusal.class) => None,
+            Err(refusal) if refusal.class.may_pass() => None,
             Err(refusal) => Some(MarkSettled { id, charged: 0, refused: Some(refusal.code) }),
         };
         if let Some(settled) = settled {
             let sessions = system.directory::<ExtensionSession>();
             match sessions.ask(&context.address, settled, origin.clone()).await {
-                Err(refusal) if may_pass(refusal.class) => {}
+                Err(refusal) if refusal.class.may_pass() => {}
                 _ => return,
             }
         }
@@ -350,11 +350,6 @@ fn items(run: &Unsettled) -> Vec<SettleItem> {
         share: run.share,
     };
     run.items.iter().map(item).collect()
-}
-
-/// Whether what was refused so may go well later.
-fn may_pass(class: Class) -> bool {
-    matches!(class, Class::Busy | Class::InDoubt | Class::LowSpace | Class::Crashed)
 }
 
 /// Takes a run in. Refused with [`DOCUMENTS_CHANGED`] when something it read is another now.
@@ -549,13 +544,5 @@ mod tests {
         assert!(!scope.document_key("books", 1).starts_with(&scope.kind_prefix("book")));
         assert!(!other.document_key("book", 1).starts_with(&scope.kind_prefix("book")));
         assert!(scope.document_key("book", 1) < scope.document_key("book", 2));
-    }
-
-    #[test]
-    fn what_is_over_with_the_wallet_is_not_tried_again() {
-        for (class, passes) in [(Class::Gone, false), (Class::NotFound, false), (Class::Busy, true)]
-        {
-            assert_eq!(may_pass(class), passes);
-        }
     }
 }
