@@ -1,17 +1,20 @@
 //! Identity comes from the credential: who a request is from, before anything else is looked at.
 //!
-//! Handlers name what they accept: [`Member`] (a user's credential), [`Service`] (the service
+//! Handlers name what they accept: [`Member`] (a user's token or API key), [`Service`] (the service
 //! token), [`Either`], [`Operator`]. A credential that is present but does not hold is 401, never
 //! "anonymous".
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, MatchedPath};
 use axum::http::request::Parts;
+use identity::api_key::is_api_key;
+use identity::sessions::Whence;
 use persistence::record::sha256;
 use subtle::ConstantTimeEq as _;
 use supervision::{Refusal, RequestRef};
 use types::{Caller, CallerKind, Scopes, TenantId, UserId};
 
 use crate::admission::Place;
+use crate::api_keys;
 use crate::app::App;
 use crate::front::Peer;
 use crate::problem::Problem;
@@ -90,8 +93,35 @@ fn bearer(parts: &Parts) -> Result<Option<&str>, Problem> {
     Ok(Some(token.trim()))
 }
 
+/// The bearer token, or the API key that some routes take in a header of its own.
+fn credential(parts: &Parts) -> Result<Option<&str>, Problem> {
+    let Some(key) = header(parts, "x-api-key")? else { return bearer(parts) };
+    let unfit = |message| Err(Problem::unauthenticated(message));
+    match key.trim() {
+        _ if parts.headers.contains_key("authorization") => {
+            unfit("send the API key as x-api-key or as a bearer token, not both")
+        }
+        _ if !api_keys::takes_header(route(parts)) => {
+            unfit("this route takes an API key as `Authorization: Bearer KEY`")
+        }
+        key if !is_api_key(key) => unfit("x-api-key takes an API key"),
+        key => Ok(Some(key)),
+    }
+}
+
+/// The route as it is declared.
+fn route(parts: &Parts) -> &str {
+    let matched = parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
+    matched.unwrap_or_else(|| parts.uri.path())
+}
+
 async fn user_caller(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
-    let Some(token) = bearer(parts)? else { return Ok(None) };
+    let Some(token) = credential(parts)? else { return Ok(None) };
+    if is_api_key(token) {
+        let key = app.identity.authenticate_key(token, app.system.clock().now()).await?;
+        api_keys::check(route(parts), &parts.method, &key.made_for)?;
+        return Ok(Some(key.caller.clone()));
+    }
     let verified = app.identity.authenticate(token, app.system.clock().now()).await?;
     Ok(Some(verified.caller.clone()))
 }
@@ -99,8 +129,8 @@ async fn user_caller(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem
 /// The service, and the tenant and user that it acts for.
 fn service_caller(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
     let Some(token) = header(parts, "x-service-token")? else { return Ok(None) };
-    if parts.headers.contains_key("authorization") {
-        let message = "send the service token or a bearer token, not both";
+    if ["authorization", "x-api-key"].iter().any(|name| parts.headers.contains_key(*name)) {
+        let message = "send the service token or another credential, not both";
         return Err(Problem::unauthenticated(message));
     }
     if !app.service_token.is(token) {
@@ -161,7 +191,7 @@ pub struct Anyone {
     pub request: RequestRef,
     /// The client's address, as throttling counts it.
     pub address: String,
-    /// What the client calls itself.
+    /// What the client calls itself and where it is, as sessions keep it.
     pub device: Option<String>,
 }
 
@@ -225,7 +255,7 @@ impl FromRequestParts<App> for Anyone {
         if let Some(address) = peer {
             app.admission.enter_anonymous(address)?;
         }
-        let device = header(parts, "user-agent").ok().flatten().map(str::to_owned);
+        let device = Whence::new(header(parts, "user-agent").ok().flatten(), peer).to_text();
         let address = peer.map(|address| address.to_string()).unwrap_or_default();
         Ok(Self { request: request_of(parts), address, device })
     }

@@ -17,17 +17,19 @@ pub mod tag {
     pub const ACCOUNTS: &str = "accounts";
     /// Extension calls.
     pub const EXTENSIONS: &str = "extensions";
+    /// Agents.
+    pub const AGENTS: &str = "agents";
     /// Operators.
     pub const OPERATOR: &str = "operator";
 }
 
-/// The documents by name, and which tags each has. `registry`, `agents` and `broker` hold no
-/// operation of this version; their documents are there so that tools find them.
+/// The documents by name, and which tags each has. `registry` and `broker` hold no operation
+/// of this version; their documents are there so that tools find them.
 const DOCUMENTS: &[(&str, &[&str])] = &[
-    ("all", &[tag::GATEWAY, tag::ACCOUNTS, tag::EXTENSIONS, tag::OPERATOR]),
+    ("all", &[tag::GATEWAY, tag::ACCOUNTS, tag::EXTENSIONS, tag::AGENTS, tag::OPERATOR]),
     ("auth-gateway", &[tag::GATEWAY, tag::EXTENSIONS]),
     ("registry", &[]),
-    ("agents", &[]),
+    ("agents", &[tag::AGENTS]),
     ("broker", &[]),
     ("accounts", &[tag::ACCOUNTS]),
 ];
@@ -74,6 +76,12 @@ pub fn base() -> utoipa::openapi::OpenApi {
     let components = document.components.get_or_insert_default();
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+    let api_key = ApiKey::Header(ApiKeyValue::with_description(
+        "x-api-key",
+        "An API key, on the routes of the registry and of developers; everywhere it may be the \
+         bearer token",
+    ));
+    components.add_security_scheme("api_key", SecurityScheme::ApiKey(api_key));
     let service = ApiKey::Header(ApiKeyValue::new("X-Service-Token"));
     components.add_security_scheme("service_token", SecurityScheme::ApiKey(service));
     document

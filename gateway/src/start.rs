@@ -128,6 +128,7 @@ impl Running {
         if !self.supervisor_ended.is_finished() {
             let _ = self.supervisor_ended.await;
         }
+        let _ = self.app.identity.write_key_uses();
         self.app.system.stop().await;
     }
 

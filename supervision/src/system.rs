@@ -290,6 +290,13 @@ impl System {
         self.core.read_rows(range).into_iter().map(|(key, value)| (key.key, value)).collect()
     }
 
+    /// Writes rows in the shard of `place` that no record speaks of: observations, such as when
+    /// something was used last. They are durable a moment later; nobody waits for that.
+    pub fn note_rows(&self, place: &Place, rows: &[RowDraft]) {
+        let changes = rows.iter().map(|row| self.core.seal_row(place, row)).collect();
+        self.core.journal.change_rows(changes, Box::new(|_| {}));
+    }
+
     /// Activates an entity and lets it handle what is due.
     pub fn wake(&self, place: Place, due: Option<i64>) {
         if let Some(kind) = self.kind(place.kind()) {

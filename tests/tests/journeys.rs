@@ -10,6 +10,15 @@ mod accounts;
 #[path = "journeys/sessions.rs"]
 mod sessions;
 
+#[path = "journeys/keys.rs"]
+mod keys;
+
+#[path = "../../actors/identity/tests/corpus/mod.rs"]
+mod corpus;
+
+#[path = "journeys/tokens.rs"]
+mod tokens;
+
 #[path = "journeys/wallets.rs"]
 mod wallets;
 

@@ -1,17 +1,20 @@
 //! Who somebody is: claims on what must be unique, users, tenants, sessions, and the tokens that
 //! stand for them.
 //!
-//! [`claim`], [`user`], [`tenant`], [`session`] and [`signing`] are the kinds of actors;
-//! [`service::Identity`] is what the gateway and the other crates call. Below them are the pure
-//! parts: [`password`], [`refresh`], [`signing_keys`], [`token`] and [`token_cache`].
+//! [`claim`], [`user`], [`tenant`], [`session`], [`api_key`] and [`signing`] are the kinds of
+//! actors; [`service::Identity`] is what the gateway and the other crates call. Below them are the
+//! pure parts: [`password`], [`refresh`], [`signing_keys`], [`token`] and [`token_cache`].
 
+pub mod api_key;
 pub mod claim;
+pub mod key_check;
 pub mod login;
 pub mod operator;
 pub mod password;
 pub mod refresh;
 pub mod service;
 pub mod session;
+pub mod sessions;
 pub mod signing;
 pub mod signing_keys;
 pub mod tenant;
@@ -35,6 +38,7 @@ pub fn register(builder: SystemBuilder, identity: &Arc<Identity>) -> SystemBuild
         .kind::<user::User>()
         .kind::<tenant::Tenant>()
         .kind::<session::Session>()
+        .kind::<api_key::ApiKeys>()
         .kind::<signing::SigningKeyRing>()
         .port(identity.clone())
         .port(identity.claim_key().clone())

@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use persistence::{RowRange, codec};
-use supervision::{Class, Entity, Origin, Refusal, RequestRef, System, Timestamp};
+use supervision::{Class, Entity, Origin, Refusal, RequestRef, System};
 use types::{Caller, SessionId, TenantId, UserId, owner_of_user};
 use zeroize::Zeroizing;
 
@@ -24,8 +24,8 @@ use crate::password::{Password, Verdict};
 use crate::refresh::FamilySecret;
 use crate::service::{Identity, hash_refusal};
 use crate::session::{
-    DEVICE_LABEL, ENDED_EPOCH, Located, Logout, Open, Present, Presented, SESSIONS_FAMILY, Session,
-    SessionRow, Successor, client_token,
+    ENDED_EPOCH, Located, Logout, Open, Present, Presented, SESSIONS_FAMILY, Session, SessionRow,
+    Successor, client_token,
 };
 use crate::tenant::Tenant;
 use crate::throttle::Pair;
@@ -34,7 +34,7 @@ use crate::token_cache::OwnerClass;
 use crate::user::{Account, ChangePassword, EMAIL_LABEL, Membership, RenewHash, User};
 use crate::{internal, invalid_token, unix_ms};
 
-/// How many sessions [`Identity::sessions`] shows, and one step of ending them takes.
+/// How many sessions [`Identity::open_sessions`] shows, and one step of ending them takes.
 pub const SESSIONS_SHOWN_MAX: usize = 100;
 /// Looked at when there is nobody to look at. No UUIDv7 is this number.
 const NOBODY: UserId = UserId(u128::MAX);
@@ -107,19 +107,6 @@ impl fmt::Debug for Tokens {
     }
 }
 
-/// An open session, as its user may see it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SessionView {
-    /// The session.
-    pub session: SessionId,
-    /// The tenant.
-    pub tenant: TenantId,
-    /// What the device was called.
-    pub device: Option<String>,
-    /// Since when.
-    pub opened_at: Timestamp,
-}
-
 fn invalid_credentials() -> Refusal {
     let message = "the e-mail address or the password is wrong";
     Refusal::new(Class::Unauthenticated, "invalid_credentials", message)
@@ -130,7 +117,7 @@ fn too_many_attempts(retry_after_ms: u64) -> Refusal {
     Refusal::new(Class::TooMany, "too_many_attempts", message).retry_after(retry_after_ms)
 }
 
-fn origin_of(user: UserId, request: RequestRef) -> Origin {
+pub(crate) fn origin_of(user: UserId, request: RequestRef) -> Origin {
     Origin { caller: format!("user/{user}").into(), request, cause: None }
 }
 
@@ -397,24 +384,12 @@ impl Identity {
         self.change_user(user, change, origin).await.map(drop)
     }
 
-    /// The user's open sessions, the latest first, at most [`SESSIONS_SHOWN_MAX`].
-    pub fn sessions(&self, user: UserId) -> Result<Vec<SessionView>, Refusal> {
-        let system = self.system()?;
-        let keys = system.journal().keys();
-        let rows = session_rows(&system, user, None, true).into_iter();
-        let view = |(_, row): (Vec<u8>, SessionRow)| SessionView {
-            session: row.session,
-            tenant: row.tenant,
-            device: row.device.and_then(|device| device.open(keys, DEVICE_LABEL)),
-            opened_at: row.opened_at,
-        };
-        Ok(rows.map(view).collect())
-    }
-
-    /// Ends every session of a user but the one to keep. Answers how many it ended.
+    /// Ends every session of a user but the one to keep, in one tenant or in all. Answers how
+    /// many it ended.
     pub async fn revoke_other_sessions(
         &self,
         user: UserId,
+        tenant: Option<TenantId>,
         keep: Option<SessionId>,
         origin: Origin,
     ) -> Result<usize, Refusal> {
@@ -424,7 +399,10 @@ impl Identity {
             let rows = session_rows(&system, user, after, false);
             let Some((last, _)) = rows.last() else { return Ok(ended) };
             after = Some(last.clone());
-            for (_, row) in rows.into_iter().filter(|(_, row)| Some(row.session) != keep) {
+            let goes = |row: &SessionRow| {
+                Some(row.session) != keep && tenant.is_none_or(|tenant| row.tenant == tenant)
+            };
+            for (_, row) in rows.into_iter().filter(|(_, row)| goes(row)) {
                 let was_open = self.revoke_session(user, row.session, origin.clone()).await?;
                 ended += usize::from(was_open);
             }
@@ -432,7 +410,7 @@ impl Identity {
     }
 }
 
-fn session_rows(
+pub(crate) fn session_rows(
     system: &System,
     user: UserId,
     after: Option<Vec<u8>>,

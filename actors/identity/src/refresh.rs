@@ -228,6 +228,11 @@ impl Family {
         token.min(self.started_at_ms.saturating_add(FAMILY_LIFE_MS))
     }
 
+    /// When the current token was issued (ms since 1970): at the login, or at the last use.
+    pub fn issued_at_ms(&self) -> u64 {
+        self.issued_at_ms
+    }
+
     /// Why the family was ended, if it was.
     pub fn ended(&self) -> Option<EndReason> {
         self.ended

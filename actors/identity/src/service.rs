@@ -22,9 +22,10 @@ use parking_lot::Mutex;
 use persistence::Generations;
 use serde_json::Value;
 use supervision::{Address, Command, Entity, Handle, Origin, Refusal, System, Timestamp};
-use types::{Caller, CallerKind, JsonBytes, Scopes, SessionId, TenantId, UserId, owner_of_user};
+use types::{Caller, CallerKind, JsonBytes, Scopes, SessionId, TenantId, UserId};
 
 use crate::claim::ClaimKey;
+use crate::key_check::KeyDesk;
 use crate::password::{HashError, Hasher, Password, PasswordHash};
 use crate::session::{ENDED_EPOCH, Revoke, Session};
 use crate::signing::{Install, Rotate, SigningKeyRing, SigningKeys};
@@ -139,6 +140,7 @@ pub struct Identity {
     keys: Arc<SigningKeys>,
     epochs: Arc<Epochs>,
     tokens: TokenCache<Verified>,
+    pub(crate) api_keys: KeyDesk,
     logins: Mutex<Generations<UserId, Timestamp>>,
     /// Where users live. A user never moves, so this is never wrong.
     homes: Mutex<Generations<UserId, Address<User>>>,
@@ -155,6 +157,7 @@ impl Identity {
             claim_key: Arc::new(claim_key),
             keys: Arc::default(),
             tokens: TokenCache::new(settings.cache_capacity, epochs.clone()),
+            api_keys: KeyDesk::new(settings.cache_capacity, epochs.clone()),
             epochs,
             logins: Mutex::new(Generations::new(LOGINS_KEPT)),
             homes: Mutex::new(Generations::new(HOMES_KEPT)),
@@ -417,13 +420,7 @@ impl Identity {
         session: SessionId,
         origin: Origin,
     ) -> Result<bool, Refusal> {
-        let system = self.system()?;
-        // Neither user nor tenant is in the text that this looks for.
-        let id = Session::address(session, user, TenantId::SYSTEM).id().to_owned();
-        let place = system.locate(Session::KIND, &id);
-        let own = place.filter(|place| place.owner == owner_of_user(user));
-        let address = own.and_then(Address::from_place);
-        let address = address.ok_or_else(|| Refusal::not_found("session"))?;
+        let (system, address) = (self.system()?, self.own_session(user, session)?);
         let was_open = system.directory::<Session>().ask(&address, Revoke {}, origin).await?;
         self.raise(OwnerClass::Session, session.0, ENDED_EPOCH, &system);
         Ok(was_open)
@@ -451,11 +448,12 @@ impl Identity {
         self.keys.load(&system).await.map(drop)
     }
 
-    /// What is due once in a while, a minute or an hour: forgets old epochs, and rotates the
-    /// signing key when it has signed for long enough.
+    /// What is due once in a while, a minute or an hour: forgets old epochs, writes down which
+    /// keys were used, and rotates the signing key when it has signed for long enough.
     pub async fn housekeep(&self) -> Result<(), Refusal> {
         let now_ms = unix_ms(self.system()?.clock().now());
         self.epochs.prune(now_ms);
+        self.write_key_uses()?;
         let since_ms = self.keys.get()?.since_ms;
         if now_ms < since_ms.saturating_add(self.settings.key_period_ms) {
             return Ok(());

@@ -35,7 +35,8 @@ use crate::unix_ms;
 
 /// The family of the rows of sessions that have not ended.
 pub const SESSIONS_FAMILY: &str = "session";
-/// The longest device label that is kept, in characters; the rest is cut off.
+/// The longest device label that is kept, in characters; the rest is cut off. See
+/// [`crate::sessions::Whence`].
 pub const DEVICE_CHARS_MAX: usize = 256;
 /// What [`Opened::device`] is sealed as.
 pub const DEVICE_LABEL: &str = "session.device";
@@ -134,6 +135,13 @@ impl Session {
         }
     }
 
+    /// When a token of it was used last, or it was opened; and until when the next one can be.
+    pub fn used_and_expires(&self) -> Option<(Timestamp, Timestamp)> {
+        let family = self.family()?;
+        let at = |ms: u64| Timestamp(ms as i64);
+        Some((at(family.issued_at_ms()), at(family.expires_at_ms())))
+    }
+
     fn family(&self) -> Option<&Family> {
         self.login.as_ref().map(|login| &login.family)
     }
@@ -199,6 +207,13 @@ pub struct Ended {
     pub reason: EndReason,
 }
 
+/// A token was used from somewhere else than the one before.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Moved {
+    /// From where, sealed as [`DEVICE_LABEL`].
+    pub device: Personal,
+}
+
 supervision::events! {
     /// What happens to a session.
     pub enum SessionEvent {
@@ -206,6 +221,8 @@ supervision::events! {
         Opened(Opened) = "opened", 1;
         /// A token was used.
         Refreshed(Refreshed) = "refreshed", 1;
+        /// A token was used from somewhere else.
+        Moved(Moved) = "moved", 1;
         /// It is over.
         Ended(Ended) = "ended", 1;
     }
@@ -255,6 +272,7 @@ impl Entity for Session {
                 let (at_ms, successor) = (it.at_ms, it.successor);
                 login.family.apply(&refresh::Event::Rotated { at_ms, successor });
             }
+            (SessionEvent::Moved(it), Some(login)) => login.device = Some(it.device.clone()),
             (SessionEvent::Ended(it), Some(login)) => {
                 let (at_ms, reason) = (it.at_ms, it.reason);
                 login.family.apply(&refresh::Event::Ended { at_ms, reason });
@@ -266,6 +284,16 @@ impl Entity for Session {
     fn rows(&self, event: &SessionEvent, _: Timestamp, rows: &mut Vec<RowDraft>) {
         let family = SESSIONS_FAMILY;
         match (event, &self.login) {
+            (SessionEvent::Moved(it), Some(login)) => {
+                let row = SessionRow {
+                    session: login.session,
+                    tenant: login.tenant,
+                    device: Some(it.device.clone()),
+                    opened_at: login.opened_at,
+                };
+                let key = row_key(login.user, login.session);
+                rows.push(RowDraft { family, key, value: codec::encode(&row).ok() });
+            }
             (SessionEvent::Opened(it), _) => {
                 let row = SessionRow {
                     session: it.session,

@@ -359,87 +359,54 @@ impl<'de> Visitor<'de> for UnambiguousVisitor {
 }
 
 #[cfg(test)]
-mod tests {
-    use aws_lc_rs::hmac;
-    use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-    use serde_json::from_str;
+#[path = "../tests/corpus/mod.rs"]
+mod corpus;
 
+#[cfg(test)]
+mod tests {
+    use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+
+    use super::corpus::{Corpus, Keys, Sign};
     use super::*;
     use crate::signing_keys::{NEXT_PUBLISHED_MS_MIN, SigningAlgorithm};
 
-    struct Corpus {
-        document: Value,
+    struct World {
+        corpus: Corpus,
         keys: KeySet,
         rotated: KeySet,
         foreign: KeySet,
-        now_ms: u64,
     }
 
-    impl Corpus {
-        fn load(algorithm: SigningAlgorithm) -> Self {
-            let document: Value = from_str(include_str!("../testdata/token_corpus.json")).unwrap();
-            let now_ms = document["now_s"].as_u64().unwrap() * 1000;
+    impl World {
+        fn of(algorithm: SigningAlgorithm) -> Self {
+            let corpus = Corpus::new(include_str!("../testdata/token_corpus.json"));
+            let now_ms = corpus.now_s * 1000;
             let set = || KeySet::generate(algorithm, now_ms).unwrap();
             let keys = set();
             let rotated = keys.rotate(now_ms + NEXT_PUBLISHED_MS_MIN).unwrap();
-            Self { keys, rotated, foreign: set(), now_ms, document }
+            Self { keys, rotated, foreign: set(), corpus }
         }
 
         fn verify(&self, token: &str) -> Result<Claims, TokenError> {
-            let text = |name: &str| self.document[name].as_str().unwrap();
-            verify(&self.keys, token, self.now_ms, text("issuer"), text("audience"))
-        }
-
-        /// The text of one part: the good members, changed as the case says.
-        fn part(&self, case: &Value, part: &str) -> String {
-            let mut members = self.document[part].as_object().unwrap().clone();
-            for (name, raw) in case[part].as_object().into_iter().flatten() {
-                members.insert(name.clone(), raw.clone());
-            }
-            let members = members.iter().filter_map(|(name, raw)| {
-                raw.as_str().map(|raw| format!("{}:{raw}", Value::from(name.as_str())))
-            });
-            let tail = case[format!("{part}_tail")].as_str().unwrap_or_default();
-            let whole = format!("{{{}{tail}}}", members.collect::<Vec<_>>().join(","));
-            let text = case[format!("{part}_text")].as_str().map_or(whole, str::to_owned);
-            text.replace("$ALG", self.keys.current().algorithm().name())
-                .replace("$KID", self.keys.current().kid())
-                .replace("$NEXT_KID", self.rotated.current().kid())
-                .replace("$FOREIGN_KID", self.foreign.current().kid())
-                .replace("$FOREIGN_JWK", &self.foreign.jwks()["keys"][1].to_string())
+            let text = |name: &str| self.corpus.document[name].as_str().unwrap();
+            let now_ms = self.corpus.now_s * 1000;
+            verify(&self.keys, token, now_ms, text("issuer"), text("audience"))
         }
 
         fn token(&self, case: &Value) -> String {
-            let encode = |part| URL_SAFE_NO_PAD.encode(self.part(case, part));
-            let message = format!("{}.{}", encode("header"), encode("payload"));
-            let own = |message: &str| self.keys.current().sign(message.as_bytes()).unwrap();
-            let jwk = &self.keys.jwks()["keys"][1];
-            let hs256 = |secret: &[u8]| {
-                let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
-                hmac::sign(&key, message.as_bytes()).as_ref().to_vec()
+            let sets = [&self.keys, &self.rotated, &self.foreign];
+            let algorithms = match self.keys.current().algorithm() {
+                SigningAlgorithm::Rs256 => ("RS256", "EdDSA"),
+                SigningAlgorithm::EdDsa => ("EdDSA", "RS256"),
             };
-            let signature = match case["signature"].as_str().unwrap_or("own") {
-                "own" => own(&message),
-                "of_another" => own("another.message"),
-                "foreign" => self.foreign.current().sign(message.as_bytes()).unwrap(),
-                "next" => self.rotated.current().sign(message.as_bytes()).unwrap(),
-                "hs256_nothing" => hs256(b""),
-                "hs256_jwk" => hs256(jwk.to_string().as_bytes()),
-                "hs256_key" => {
-                    let public = jwk.get("n").or(jwk.get("x")).and_then(Value::as_str).unwrap();
-                    hs256(&URL_SAFE_NO_PAD.decode(public).unwrap())
-                }
-                "empty" => Vec::new(),
-                "absent" => return message,
-                other => panic!("{other}"),
+            let sign = |set: &'_ KeySet, message: &[u8]| set.current().sign(message).unwrap();
+            let keys = Keys {
+                algorithms,
+                kids: sets.map(|set| set.current().kid().to_owned()),
+                jwks: [&self.keys, &self.foreign].map(|set| set.jwks()["keys"][1].clone()),
+                sign: sets.map(|set| -> Sign<'_> { Box::new(move |message| sign(set, message)) }),
             };
-            let mut token = format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature));
-            let length = |name: &str| case[name].as_u64().map(|length| length as usize);
-            token.truncate(token.len() - length("cut_end").unwrap_or(0));
-            token.truncate(length("cut_to").unwrap_or(usize::MAX));
-            let suffix = case["suffix"].as_str().unwrap_or_default();
-            let suffix = suffix.repeat(length("suffix_count").unwrap_or(1));
-            format!("{}{token}{suffix}", case["prefix"].as_str().unwrap_or_default())
+            self.corpus.token(case, &keys)
         }
     }
 
@@ -454,10 +421,10 @@ mod tests {
     #[test]
     fn the_corpus_holds_for_both_algorithms() {
         for algorithm in [SigningAlgorithm::Rs256, SigningAlgorithm::EdDsa] {
-            let corpus = Corpus::load(algorithm);
-            let cases = corpus.document["cases"].as_array().unwrap().iter();
+            let world = World::of(algorithm);
+            let cases = world.corpus.cases().iter();
             let failed: Vec<String> = cases
-                .map(|case| (case, describe(&corpus.verify(&corpus.token(case)))))
+                .map(|case| (case, describe(&world.verify(&world.token(case)))))
                 .filter(|(case, found)| case["error"] != *found)
                 .map(|(case, found)| format!("{}: {} but {found}", case["name"], case["error"]))
                 .collect();
@@ -467,12 +434,12 @@ mod tests {
 
     #[test]
     fn what_is_signed_is_read_back_across_rotations_and_other_libraries() {
-        let corpus = Corpus::load(SigningAlgorithm::Rs256);
-        let mut claims = corpus.verify(&corpus.token(&Value::Null)).unwrap();
+        let world = World::of(SigningAlgorithm::Rs256);
+        let mut claims = world.verify(&world.token(&Value::Null)).unwrap();
         claims.jti = Some("tok_1".to_owned());
-        let token = sign(&corpus.keys, &claims).unwrap();
-        assert_eq!(corpus.verify(&token).as_ref(), Ok(&claims));
-        let jwk = serde_json::from_value(corpus.keys.jwks()["keys"][1].clone()).unwrap();
+        let token = sign(&world.keys, &claims).unwrap();
+        assert_eq!(world.verify(&token).as_ref(), Ok(&claims));
+        let jwk = serde_json::from_value(world.keys.jwks()["keys"][1].clone()).unwrap();
         let key = DecodingKey::from_jwk(&jwk).unwrap();
         let mut validation = Validation::new(Algorithm::RS256);
         validation.set_audience(&[&claims.aud]);
@@ -480,19 +447,19 @@ mod tests {
         let read = jsonwebtoken::decode::<Value>(&token, &key, &validation).unwrap();
         assert_eq!(read.claims, serde_json::to_value(&claims).unwrap());
         assert_eq!(read.header.typ.as_deref(), Some(TOKEN_TYPE));
-        let corpus = Corpus { keys: corpus.rotated.clone(), ..corpus };
-        assert_eq!(corpus.verify(&token), Ok(claims));
+        let world = World { keys: world.rotated.clone(), ..world };
+        assert_eq!(world.verify(&token), Ok(claims));
     }
 
     #[test]
     fn nothing_unsound_is_signed() {
-        let corpus = Corpus::load(SigningAlgorithm::EdDsa);
-        let claims = corpus.verify(&corpus.token(&Value::Null)).unwrap();
+        let world = World::of(SigningAlgorithm::EdDsa);
+        let claims = world.verify(&world.token(&Value::Null)).unwrap();
         let long = Claims { exp: claims.iat + TOKEN_LIFE_SECONDS_MAX + 1, ..claims.clone() };
-        assert_eq!(sign(&corpus.keys, &long), Err(TokenError::Claim("exp")));
+        assert_eq!(sign(&world.keys, &long), Err(TokenError::Claim("exp")));
         let nobody = Claims { email: String::new(), ..claims.clone() };
-        assert_eq!(sign(&corpus.keys, &nobody), Err(TokenError::Claim("email")));
+        assert_eq!(sign(&world.keys, &nobody), Err(TokenError::Claim("email")));
         let wide = Claims { scopes: vec!["a:b".to_owned(); 2_000], ..claims };
-        assert_eq!(sign(&corpus.keys, &wide), Err(TokenError::TooLong));
+        assert_eq!(sign(&world.keys, &wide), Err(TokenError::TooLong));
     }
 }

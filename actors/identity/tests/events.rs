@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
+use identity::api_key::{self, ApiKey, ApiKeyEvent, ApiKeys, Maker};
 use identity::claim::{self, Claim, ClaimEvent, ClaimTarget};
 use identity::refresh::{EndReason, TokenHash};
 use identity::session::{self, Session, SessionEvent};
@@ -16,7 +17,7 @@ use persistence::codec;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use supervision::{Entity, Event, Timestamp};
-use types::{JsonBytes, Personal, Scopes, SessionId, TenantId, UserId};
+use types::{JsonBytes, KeyIdentifier, Personal, Scopes, SessionId, TenantId, UserId};
 
 const USER: UserId = UserId(0x0190_0000_0000_7000_8000_0000_0000_0001);
 const TENANT: TenantId = TenantId(0x0190_0000_0000_7000_8000_0000_0000_0002);
@@ -150,12 +151,38 @@ fn sessions() {
     check::<Session>(vec![
         SessionEvent::Opened(opened),
         SessionEvent::Refreshed(session::Refreshed { at_ms, successor: token_hash() }),
+        SessionEvent::Moved(session::Moved { device: personal(4) }),
         ended(EndReason::Expired),
     ]);
     // The reasons are stored by their order.
     let bytes = |reason| ended(reason).encode().unwrap().pop().unwrap();
     let reasons = [EndReason::Reuse, EndReason::Revoked, EndReason::Expired];
     assert_eq!(reasons.map(bytes), [0, 1, 2]);
+}
+
+#[test]
+fn api_keys() {
+    let id = |number: u128| KeyIdentifier(USER.0 + number);
+    let key = ApiKey {
+        id: id(3),
+        name: "a key".to_owned(),
+        scopes: Scopes::from_iter(["wallet:spend", "apps.*"]),
+        shown: "bw_live_abcd".to_owned(),
+        hash: read(json!(vec![6; 32])),
+        maker: Maker::Accounts,
+        made_with: Some(id(4)),
+        created_at: Timestamp(1_767_225_600_000),
+        expires_at: Some(Timestamp(1_767_225_660_000)),
+    };
+    check::<ApiKeys>(vec![
+        ApiKeyEvent::Created(api_key::KeyCreated { user: USER, tenant: TENANT, key }),
+        ApiKeyEvent::Deleted(api_key::KeyEnded { key: id(4) }),
+        ApiKeyEvent::Expired(api_key::KeyEnded { key: id(5) }),
+    ]);
+    // Who made a key is stored by the order.
+    let bytes = |maker: Maker| codec::encode(&maker).unwrap();
+    let makers = [Maker::Platform, Maker::Agents, Maker::Accounts];
+    assert_eq!(makers.map(bytes), [[0], [1], [2]]);
 }
 
 #[test]

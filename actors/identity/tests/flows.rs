@@ -21,6 +21,9 @@ use serde_json::json;
 use supervision::{Class, Clock, Refusal, SimulatedClock, System, SystemOptions, Timestamp};
 use types::{Caller, Scopes, TenantId, UserId};
 
+#[path = "flows/keys.rs"]
+mod keys;
+
 const START: Timestamp = Timestamp(1_800_000_000_000);
 const PASSWORD: &str = "correct horse";
 const EMAIL: &str = "ada@example.test";
@@ -297,9 +300,9 @@ async fn logging_out_ends_the_session_and_no_other() {
     let user = world.sign_up(EMAIL).await;
     let (here, there) = (world.login().await, world.login().await);
     assert!(world.is_good(&here).await && world.is_good(&there).await);
-    let sessions = world.identity.sessions(user).unwrap();
+    let sessions = world.identity.open_sessions(user, None).await.unwrap();
     assert_eq!(sessions.len(), 2);
-    assert_eq!(sessions[0].device.as_deref(), Some("a browser"));
+    assert_eq!(sessions[0].whence.user_agent.as_deref(), Some("a browser"));
     world.identity.logout(&here.refresh_token, 1.into()).await.unwrap();
     world.identity.logout(&here.refresh_token, 1.into()).await.unwrap();
     assert!(!world.is_good(&here).await);
@@ -307,10 +310,11 @@ async fn logging_out_ends_the_session_and_no_other() {
     assert!(world.is_good(&there).await);
     let third = world.login().await;
     let (keep, origin) = (Some(third.session), world.system.system_origin());
-    let ended = world.identity.revoke_other_sessions(user, keep, origin.clone()).await.unwrap();
+    let ended =
+        world.identity.revoke_other_sessions(user, None, keep, origin.clone()).await.unwrap();
     assert_eq!(ended, 1);
     assert!(!world.is_good(&there).await && world.is_good(&third).await);
-    let sessions = world.identity.sessions(user).unwrap();
+    let sessions = world.identity.open_sessions(user, None).await.unwrap();
     assert_eq!(sessions.iter().map(|it| it.session).collect::<Vec<_>>(), [third.session]);
     let stranger = world.identity.revoke_session(UserId(1), third.session, origin).await;
     assert_eq!(code(stranger), "not_found");

@@ -261,6 +261,6 @@ async fn refresh(
     body: JsonBody<RefreshRequest>,
 ) -> Result<Response, Problem> {
     let (token, life) = (&body.value.refresh_token, TokenLife::Account);
-    let tokens = app.identity.refresh(token, life, who.request).await?;
+    let tokens = app.identity.refresh_from(token, life, who.device, who.request).await?;
     Ok(private(StatusCode::OK, AccountTokens::from(tokens)))
 }

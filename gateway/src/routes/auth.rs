@@ -132,7 +132,7 @@ async fn refresh(
     body: JsonBody<RefreshRequest>,
 ) -> Result<Response, Problem> {
     let (token, life) = (&body.value.refresh_token, TokenLife::Standard);
-    let tokens = app.identity.refresh(token, life, who.request).await?;
+    let tokens = app.identity.refresh_from(token, life, who.device, who.request).await?;
     Ok(private(StatusCode::OK, TokenResponse::from(tokens)))
 }
 
@@ -194,7 +194,8 @@ async fn user_response(app: &App, caller: &Caller) -> Result<UserResponse, Probl
         role: user.role,
         org_id: None,
         auth_method: user.auth_method.name().to_owned(),
-        scopes: user.scopes.as_slice().to_vec(),
+        // What this credential covers: a key mostly less than its owner.
+        scopes: caller.scopes.as_slice().to_vec(),
         attributes: user.attributes.value(),
         created_at: rfc3339(user.created_at),
         last_login: user.last_login.map(rfc3339),

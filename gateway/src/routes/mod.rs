@@ -7,8 +7,10 @@ mod billing;
 mod calls;
 mod console;
 mod developer;
+mod keys;
 mod operator;
 mod probes;
+mod sessions;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -26,6 +28,8 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
     let (router, mut document) = OpenApiRouter::with_openapi(openapi::base())
         .merge(auth::router())
         .merge(accounts::router())
+        .merge(keys::router())
+        .merge(sessions::router())
         .merge(billing::router())
         .merge(developer::router())
         .merge(calls::router())

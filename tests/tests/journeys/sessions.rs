@@ -93,3 +93,19 @@ async fn the_public_keys_are_there_for_everyone_and_stay() {
     server.api.get("/v1/auth/me").as_user(&user).send().await.ok(200);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forty_refreshes_at_once_get_one_successor() {
+    let server = Server::start().await;
+    let user = server.api.user("ada").await;
+    let answers =
+        futures::future::join_all((0..40).map(|_| refresh(&server.api, &user.refresh))).await;
+    let successors: Vec<_> = answers.iter().map(|it| refresh_token(&it.ok(200))).collect();
+    assert!(successors.iter().all(|it| *it == successors[0] && *it != user.refresh));
+    let server = server.restart().await;
+    let third = refresh_token(&refresh(&server.api, &successors[0]).await.ok(200));
+    refresh(&server.api, &user.refresh).await.problem(401, "invalid_token");
+    let server = server.restart().await;
+    refresh(&server.api, &third).await.problem(401, "invalid_token");
+    server.stop().await;
+}
