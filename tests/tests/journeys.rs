@@ -10,6 +10,12 @@ mod accounts;
 #[path = "journeys/sessions.rs"]
 mod sessions;
 
+#[path = "journeys/tenants.rs"]
+mod tenants;
+
+#[path = "journeys/roles.rs"]
+mod roles;
+
 #[path = "journeys/wallets.rs"]
 mod wallets;
 

@@ -1,15 +1,23 @@
 //! Who somebody is: claims on what must be unique, users, tenants, sessions, and the tokens that
 //! stand for them.
 //!
-//! [`claim`], [`user`], [`tenant`], [`session`] and [`signing`] are the kinds of actors;
+//! [`claim`], [`user`], [`tenant`], [`session`] and [`signing`] are the kinds of actors, and so are
+//! [`invitation`] and the process [`new_tenant`]; [`role`] is what roles and scopes there are.
 //! [`service::Identity`] is what the gateway and the other crates call. Below them are the pure
 //! parts: [`password`], [`refresh`], [`signing_keys`], [`token`] and [`token_cache`].
 
 pub mod claim;
+pub mod invitation;
+mod inviting;
 pub mod login;
+pub mod mail;
+pub mod mail_link;
+pub mod membership;
+pub mod new_tenant;
 pub mod operator;
 pub mod password;
 pub mod refresh;
+pub mod role;
 pub mod service;
 pub mod session;
 pub mod signing;
@@ -25,6 +33,7 @@ use std::sync::Arc;
 use supervision::system::SystemBuilder;
 use supervision::{Address, Class, Entity, Home, OwnerKey, Refusal, Timestamp};
 
+pub use inviting::{InvitationView, Joining};
 pub use service::{Identity, IdentitySettings};
 
 /// Registers the kinds, and the ports that this crate and those to its right use: [`Identity`],
@@ -36,10 +45,13 @@ pub fn register(builder: SystemBuilder, identity: &Arc<Identity>) -> SystemBuild
         .kind::<tenant::Tenant>()
         .kind::<session::Session>()
         .kind::<signing::SigningKeyRing>()
+        .kind::<invitation::Invitation>()
+        .kind::<new_tenant::NewTenant>()
         .port(identity.clone())
         .port(identity.claim_key().clone())
         .port(identity.epochs().clone())
         .port(identity.signing_keys().clone())
+        .port(Arc::new(mail_link::LinkKey::of(identity.claim_key())))
 }
 
 /// The address of an entity whose id is made of an id's text or of digits, so that it always fits.

@@ -7,8 +7,13 @@ mod billing;
 mod calls;
 mod console;
 mod developer;
+mod invitation_page;
+mod members;
 mod operator;
 mod probes;
+mod roles;
+mod tenants;
+mod users;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -31,6 +36,10 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(calls::router())
         .merge(actions::router())
         .merge(operator::router())
+        .merge(tenants::router())
+        .merge(members::router())
+        .merge(roles::router())
+        .merge(users::router())
         .split_for_parts();
     openapi::declare_keys(&mut document);
     (router, document)
@@ -48,6 +57,7 @@ pub fn router(app: App) -> Router {
     router
         .merge(probes::router(documents))
         .merge(console::router())
+        .merge(invitation_page::router())
         .route_layer(MapRequestLayer::new(note_route))
         .fallback(|| async { Problem::no_route() })
         .method_not_allowed_fallback(|| async {
