@@ -1,8 +1,8 @@
 //! Identity comes from the credential: who a request is from, before anything else is looked at.
 //!
 //! Handlers name what they accept: [`Member`] (a user's token or API key), [`Service`] (the service
-//! token), [`Either`], [`Operator`]. A credential that is present but does not hold is 401, never
-//! "anonymous".
+//! token), [`Either`], [`Someone`], [`Operator`]. A credential that is present but does not hold is
+//! 401, never "anonymous".
 
 use axum::extract::{FromRequestParts, MatchedPath};
 use axum::http::request::Parts;
@@ -183,6 +183,9 @@ pub struct Member(pub Entered);
 pub struct Service(pub Entered);
 /// A user's credential or the service token.
 pub struct Either(pub Entered);
+/// A user's credential or the service token, which need not name a tenant: for what is about
+/// tenants themselves.
+pub struct Someone(pub Entered);
 /// A user's credential of an operator.
 pub struct Operator(pub Entered);
 /// Nobody in particular: counted by address.
@@ -232,6 +235,18 @@ impl FromRequestParts<App> for Either {
             entered.caller.kind != CallerKind::Service || entered.caller.tenant != TenantId::SYSTEM;
         let message = "name the tenant that you act for";
         acts.then_some(Self(entered)).ok_or_else(|| Refusal::invalid("X-Tenant-ID", message).into())
+    }
+}
+
+impl FromRequestParts<App> for Someone {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let caller = match service_caller(parts, app)? {
+            Some(caller) => Some(caller),
+            None => user_caller(parts, app).await?,
+        };
+        enter(parts, app, caller).map(Self)
     }
 }
 

@@ -8,6 +8,9 @@
 //! Limit: the router files are read as text, so a route must be declared in the usual way.
 #![expect(clippy::unwrap_used, reason = "a check that cannot set itself up has failed")]
 
+#[path = "coverage/foreign.rs"]
+mod foreign;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +21,7 @@ use serde_json::{Value, json};
 
 /// What is served without being in the document: probes, documents and pages.
 const UNDOCUMENTED: &[&str] = &[
+    "/accept-invitation",
     "/console",
     "/docs",
     "/docs/docs.css",

@@ -16,8 +16,13 @@ mod keys;
 #[path = "../../actors/identity/tests/corpus/mod.rs"]
 mod corpus;
 
+#[path = "journeys/tenants.rs"]
+mod tenants;
 #[path = "journeys/tokens.rs"]
 mod tokens;
+
+#[path = "journeys/roles.rs"]
+mod roles;
 
 #[path = "journeys/wallets.rs"]
 mod wallets;

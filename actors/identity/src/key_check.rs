@@ -266,6 +266,10 @@ impl Identity {
         let carried = Box::new([
             of(OwnerClass::Tenant, tenant.0, tenant_epoch),
             of(OwnerClass::User, user.0, account.epoch),
+            CarriedEpoch {
+                owner: OwnerKey::member(tenant.0, user.0),
+                epoch: account.membership_epoch,
+            },
             of(OwnerClass::ApiKey, id.0, 0),
         ]);
         let last_use = self.api_keys.last_use(id, user, tenant);

@@ -2,16 +2,25 @@
 //! stand for them.
 //!
 //! [`claim`], [`user`], [`tenant`], [`session`], [`api_key`] and [`signing`] are the kinds of
-//! actors; [`service::Identity`] is what the gateway and the other crates call. Below them are the
-//! pure parts: [`password`], [`refresh`], [`signing_keys`], [`token`] and [`token_cache`].
+//! actors, and so are [`invitation`] and the process [`new_tenant`]; [`role`] is what roles and
+//! scopes there are. [`service::Identity`] is what the gateway and the other crates call. Below
+//! them are the pure parts: [`password`], [`refresh`], [`signing_keys`], [`token`] and
+//! [`token_cache`].
 
 pub mod api_key;
 pub mod claim;
+pub mod invitation;
+mod inviting;
 pub mod key_check;
 pub mod login;
+pub mod mail;
+pub mod mail_link;
+pub mod membership;
+pub mod new_tenant;
 pub mod operator;
 pub mod password;
 pub mod refresh;
+pub mod role;
 pub mod service;
 pub mod session;
 pub mod sessions;
@@ -28,6 +37,7 @@ use std::sync::Arc;
 use supervision::system::SystemBuilder;
 use supervision::{Address, Class, Entity, Home, OwnerKey, Refusal, Timestamp};
 
+pub use inviting::{InvitationView, Joining};
 pub use service::{Identity, IdentitySettings};
 
 /// Registers the kinds, and the ports that this crate and those to its right use: [`Identity`],
@@ -40,10 +50,13 @@ pub fn register(builder: SystemBuilder, identity: &Arc<Identity>) -> SystemBuild
         .kind::<session::Session>()
         .kind::<api_key::ApiKeys>()
         .kind::<signing::SigningKeyRing>()
+        .kind::<invitation::Invitation>()
+        .kind::<new_tenant::NewTenant>()
         .port(identity.clone())
         .port(identity.claim_key().clone())
         .port(identity.epochs().clone())
         .port(identity.signing_keys().clone())
+        .port(Arc::new(mail_link::LinkKey::of(identity.claim_key())))
 }
 
 /// The address of an entity whose id is made of an id's text or of digits, so that it always fits.

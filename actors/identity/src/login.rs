@@ -274,7 +274,12 @@ impl Identity {
             iat,
             exp: iat + expires_in,
             jti: None,
-            epochs: CarriedEpochs { tenant: *tenant_epoch, user: account.epoch, session: 0 },
+            epochs: CarriedEpochs {
+                tenant: *tenant_epoch,
+                user: account.epoch,
+                session: 0,
+                membership: account.membership_epoch,
+            },
         };
         let signed = token::sign(&self.signing_keys().get()?.set, &claims);
         let access_token = signed.map_err(|error| internal(error.code()))?;

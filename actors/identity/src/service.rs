@@ -281,7 +281,9 @@ impl Identity {
             tenants.look(&tenant_address, origin.clone(), tenant_stands),
         )?;
         let user_stands = account.is_some_and(|account| {
-            account.active && account.membership.is_some() && account.epoch <= carried.user
+            let is_member = account.membership.is_some();
+            let is_known = account.membership_epoch <= carried.membership;
+            account.active && is_member && is_known && account.epoch <= carried.user
         });
         Ok(user_stands && session_stands && tenant_stands)
     }

@@ -1,29 +1,50 @@
-//! A tenant: whose chain, key, wallet and apps; and who belongs to it.
+//! A tenant: whose chain, key, wallet and apps; who belongs to it, as what.
+//!
+//! The tenant decides who its members are, what roles it has and who has which. Each change of a
+//! member has a number, and the member's [`crate::user`] is told of it under that number, so that
+//! what is told late or twice changes nothing ([`crate::membership`]).
 //!
 //! Invariants
-//! - The owner is a member.
+//! - There is an owner, and the owner that [`Details::owner`] names is a member. A direct tenant's
+//!   user is and stays its owner.
 //! - Switching a tenant off raises its epoch: every token for it is refused from then on.
+//! - A member whose user has not been told of a change is in [`Staff::untold`] until it has.
+//! - Nobody makes or gives a role, or changes a member, beyond their own rights.
 //!
 //! Deliberate limits
-//! - What a member may do is in the member's own [`crate::user`]; this is the list of who belongs.
-//! - At most [`MEMBERS_MAX`] members, all in one state.
+//! - At most [`MEMBERS_MAX`] members and [`ROLES_MAX`] roles, all in one state.
+//! - A role that changes counts for its members from their next change on, or when it is cascaded.
+
+mod members;
+mod roles;
+mod staff;
+
+pub use members::{AddMember, GrantChange, MembersTold, RemoveMember, SetGrants, Told};
+pub(crate) use members::{NoteTold, Untold};
+pub use roles::{CascadedRole, CreateRole, RemoveRole, RoleChange, UpdateRole};
+pub use staff::Staff;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use supervision::{Address, Command, EffectContext, Entity, Handle, Refusal, Timestamp, Turn};
-use types::{JsonBytes, TenantId, UserId, home_of, owner_of_tenant};
+use types::{JsonBytes, Scopes, TenantId, UserId, home_of, owner_of_tenant};
 
+pub use crate::role::OWNER_ROLE;
+use crate::role::{self, Role};
+use crate::service::Identity;
 use crate::token_cache::{Epochs, OwnerClass, OwnerKey};
 use crate::unix_ms;
 
 /// How many members a tenant may have.
 pub const MEMBERS_MAX: usize = 10_000;
+/// How many roles of its own a tenant may have.
+pub const ROLES_MAX: usize = 100;
 /// The longest name, in characters.
 pub const NAME_CHARS_MAX: usize = 255;
-/// The role of whoever owns a tenant.
-pub const OWNER_ROLE: &str = "owner";
+/// The longest settings, in bytes of their JSON text.
+pub const SETTINGS_BYTES_MAX: usize = 64 * 1024;
 
 /// What is known of a tenant.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,6 +76,8 @@ pub struct Tenant {
     pub details: Option<Details>,
     /// The epoch of the tokens for it.
     pub epoch: u64,
+    /// Its own roles, and what its members are beyond their roles.
+    pub staff: Staff,
 }
 
 impl Tenant {
@@ -120,6 +143,40 @@ pub struct ActiveSet {
     pub active: bool,
 }
 
+/// A member was granted these scopes, and no others, beside the role.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GrantsSet {
+    /// Who.
+    pub user: UserId,
+    /// All of them.
+    pub scopes: Scopes,
+}
+
+/// A role of the tenant's own is new, or is another now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoleSet {
+    /// The role.
+    pub role: Role,
+}
+
+/// A role of the tenant's own is no more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoleRemoved {
+    /// Its name.
+    pub name: String,
+}
+
+/// A role counts for all who have it as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoleCascaded {
+    /// Its name.
+    pub name: String,
+}
+
+/// Those who had not been told are told once more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TellingRetried {}
+
 /// Every token for the tenant was revoked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokensRevoked {}
@@ -139,6 +196,18 @@ supervision::events! {
         ActiveSet(ActiveSet) = "active_set", 1;
         /// Tokens revoked.
         TokensRevoked(TokensRevoked) = "tokens_revoked", 1;
+        /// A member's grants.
+        GrantsSet(GrantsSet) = "grants_set", 1;
+        /// A role, new or changed.
+        RoleSet(RoleSet) = "role_set", 1;
+        /// A role less.
+        RoleRemoved(RoleRemoved) = "role_removed", 1;
+        /// A changed role counts at once.
+        RoleCascaded(RoleCascaded) = "role_cascaded", 1;
+        /// Users know what they are here.
+        MembersTold(MembersTold) = "members_told", 1;
+        /// Users that do not are told again.
+        TellingRetried(TellingRetried) = "telling_retried", 1;
     }
 }
 
@@ -152,11 +221,17 @@ pub enum TenantEffect {
         /// The new epoch.
         epoch: u64,
     },
+    /// Those of its members who have not been told are told what they are.
+    TellMembers {
+        /// Whose.
+        tenant: TenantId,
+    },
 }
 
 impl Entity for Tenant {
     const KIND: &'static str = "tenant";
     const PUBLISHED: bool = true;
+    const SNAPSHOT_VERSION: u16 = 2;
     type Event = TenantEvent;
     type Effect = TenantEffect;
 
@@ -164,10 +239,19 @@ impl Entity for Tenant {
         if let TenantEvent::Created(created) = event {
             self.details = Some(new_details(created, at));
         }
+        self.staff.apply(self.details.as_ref(), event, at);
         let Some(details) = &mut self.details else { return };
-        details.updated_at = at;
+        if !matches!(event, TenantEvent::MembersTold(_) | TenantEvent::TellingRetried(_)) {
+            details.updated_at = at;
+        }
         match event {
-            TenantEvent::Created(_) => {}
+            TenantEvent::Created(_)
+            | TenantEvent::GrantsSet(_)
+            | TenantEvent::RoleSet(_)
+            | TenantEvent::RoleRemoved(_)
+            | TenantEvent::RoleCascaded(_)
+            | TenantEvent::MembersTold(_)
+            | TenantEvent::TellingRetried(_) => {}
             TenantEvent::Updated(it) => {
                 details.name.clone_from(&it.name);
                 details.settings = it.settings.clone();
@@ -177,6 +261,12 @@ impl Entity for Tenant {
             }
             TenantEvent::MemberRemoved(it) => {
                 details.members.remove(&it.user);
+                let mut others = details.members.iter();
+                if details.owner == it.user
+                    && let Some((next, _)) = others.find(|(_, role)| role::is_owner(role))
+                {
+                    details.owner = *next;
+                }
             }
             TenantEvent::ActiveSet(it) => {
                 details.active = it.active;
@@ -186,11 +276,42 @@ impl Entity for Tenant {
         }
     }
 
+    fn is_pending(&self) -> bool {
+        !self.staff.untold.is_empty()
+    }
+
+    fn resume(&self) -> Vec<TenantEffect> {
+        let pending = self.details.iter().filter(|_| self.is_pending());
+        pending.map(|details| TenantEffect::TellMembers { tenant: details.id }).collect()
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        self.is_pending().then_some(self.staff.tell_again_at)
+    }
+
+    fn due(turn: &mut Turn<'_, Self>) {
+        let state = turn.state();
+        if state.is_pending() && state.staff.tell_again_at <= turn.now() {
+            let again = state.resume();
+            turn.record(TenantEvent::TellingRetried(TellingRetried {}));
+            again.into_iter().for_each(|effect| turn.effect(effect));
+        }
+    }
+
     async fn perform(effect: TenantEffect, context: EffectContext<Self>) {
-        let TenantEffect::RaiseEpoch { tenant, epoch } = effect;
-        let owner = OwnerKey { class: OwnerClass::Tenant, id: tenant.0 };
-        let now = unix_ms(context.system.clock().now());
-        context.system.port::<Epochs>().raise(owner, epoch, now);
+        match effect {
+            TenantEffect::RaiseEpoch { tenant, epoch } => {
+                let owner = OwnerKey { class: OwnerClass::Tenant, id: tenant.0 };
+                let now = unix_ms(context.system.clock().now());
+                context.system.port::<Epochs>().raise(owner, epoch, now);
+            }
+            TenantEffect::TellMembers { tenant } => {
+                let identity = context.system.port::<Identity>();
+                if let Err(refusal) = identity.tell_members(tenant, context.origin).await {
+                    tracing::debug!(%tenant, %refusal, "members are told later");
+                }
+            }
+        }
     }
 
     fn observe(&self) -> serde_json::Value {
@@ -200,6 +321,7 @@ impl Entity for Tenant {
             "active": details.active, "members": details.members.len(),
             "created_at": types::rfc3339(details.created_at),
             "updated_at": types::rfc3339(details.updated_at), "epoch": self.epoch,
+            "roles": self.staff.roles.len(), "untold": self.staff.untold.len(),
         })
     }
 }
@@ -224,6 +346,33 @@ fn record_revoking(turn: &mut Turn<'_, Tenant>, tenant: TenantId, event: TenantE
     let epoch = turn.state().epoch;
     turn.effect(TenantEffect::RaiseEpoch { tenant, epoch });
     epoch
+}
+
+/// Records a change of members, and asks for them to be told.
+fn record_telling(turn: &mut Turn<'_, Tenant>, tenant: TenantId, event: TenantEvent) {
+    turn.record(event);
+    turn.effect(TenantEffect::TellMembers { tenant });
+}
+
+/// 422 unless a tenant may be called so and have these settings.
+pub(crate) fn check_new(name: &str, settings: &JsonBytes) -> Result<(), Refusal> {
+    check_name(name)?;
+    check_settings(settings)
+}
+
+/// Settings with the members of others in place of their own.
+fn with(settings: &JsonBytes, changed: &JsonBytes) -> JsonBytes {
+    let mut merged = settings.value();
+    if let (Some(merged), Some(changed)) = (merged.as_object_mut(), changed.value().as_object()) {
+        merged.extend(changed.clone());
+    }
+    merged.into()
+}
+
+fn check_settings(settings: &JsonBytes) -> Result<(), Refusal> {
+    let fits = settings.as_str().len() <= SETTINGS_BYTES_MAX;
+    let message = format!("settings have more than {SETTINGS_BYTES_MAX} bytes");
+    fits.then_some(()).ok_or_else(|| Refusal::invalid("features", message))
 }
 
 fn check_name(name: &str) -> Result<(), Refusal> {
@@ -265,7 +414,12 @@ impl Handle<Create> for Tenant {
         }
         let Create { id, name, owner, owner_role, direct } = command;
         check_name(&name)?;
+        let role = owner_role.clone();
         turn.record(TenantEvent::Created(Created { id, name, owner, owner_role, direct }));
+        // Whoever signs up, and the first operator, is made with this membership.
+        if !direct && id != TenantId::SYSTEM {
+            record_telling(turn, id, TenantEvent::MemberSet(MemberSet { user: owner, role }));
+        }
         Ok(())
     }
 }
@@ -274,7 +428,7 @@ impl Handle<Create> for Tenant {
 pub struct Update {
     /// The new name; `None` leaves it.
     pub name: Option<String>,
-    /// The new settings, all of them; `None` leaves them.
+    /// Settings that take the place of those of the same names, a JSON object.
     pub settings: Option<JsonBytes>,
 }
 
@@ -288,67 +442,12 @@ impl Handle<Update> for Tenant {
     fn handle(turn: &mut Turn<'_, Self>, command: Update) -> Result<(), Refusal> {
         let details = turn.state().existing()?;
         let name = command.name.unwrap_or_else(|| details.name.clone());
-        let settings = command.settings.unwrap_or_else(|| details.settings.clone());
+        let changed = command.settings.map(|changed| with(&details.settings, &changed));
+        let settings = changed.unwrap_or_else(|| details.settings.clone());
         check_name(&name)?;
+        check_settings(&settings)?;
         if name != details.name || settings != details.settings {
             turn.record(TenantEvent::Updated(Updated { name, settings }));
-        }
-        Ok(())
-    }
-}
-
-/// Makes somebody a member, or gives a member another role.
-pub struct AddMember {
-    /// Who.
-    pub user: UserId,
-    /// The role.
-    pub role: String,
-}
-
-impl Command for AddMember {
-    const NAME: &'static str = "add_member";
-}
-
-impl Handle<AddMember> for Tenant {
-    type Reply = ();
-
-    fn handle(turn: &mut Turn<'_, Self>, command: AddMember) -> Result<(), Refusal> {
-        let AddMember { user, role } = command;
-        let members = &turn.state().existing()?.members;
-        match members.get(&user) {
-            Some(known) if *known == role => return Ok(()),
-            None if members.len() >= MEMBERS_MAX => {
-                let message = format!("a tenant has at most {MEMBERS_MAX} members");
-                return Err(Refusal::conflict("too_many_members", message));
-            }
-            _ => {}
-        }
-        turn.record(TenantEvent::MemberSet(MemberSet { user, role }));
-        Ok(())
-    }
-}
-
-/// Takes a member off the list. The owner stays: refused with `owner_stays`.
-pub struct RemoveMember {
-    /// Who.
-    pub user: UserId,
-}
-
-impl Command for RemoveMember {
-    const NAME: &'static str = "remove_member";
-}
-
-impl Handle<RemoveMember> for Tenant {
-    type Reply = ();
-
-    fn handle(turn: &mut Turn<'_, Self>, command: RemoveMember) -> Result<(), Refusal> {
-        let user = command.user;
-        let details = turn.state().existing()?;
-        if details.owner == user {
-            return Err(Refusal::conflict("owner_stays", "the owner belongs to the tenant"));
-        }
-        if details.members.contains_key(&user) {
-            turn.record(TenantEvent::MemberRemoved(MemberRemoved { user }));
         }
         Ok(())
     }
@@ -395,6 +494,10 @@ impl Handle<BumpEpoch> for Tenant {
 }
 
 #[cfg(test)]
+#[path = "tenant/staff_tests.rs"]
+mod staff_tests;
+
+#[cfg(test)]
 mod tests {
     use supervision::testkit::Given;
 
@@ -413,10 +516,6 @@ mod tests {
         Given::nothing().when(create(ADA)).then()
     }
 
-    fn members(given: &Given<Tenant>) -> Vec<(UserId, String)> {
-        given.state().details.as_ref().unwrap().members.clone().into_iter().collect()
-    }
-
     #[test]
     fn creation_is_repeatable_by_its_id_and_owner() {
         let given = acme();
@@ -426,21 +525,6 @@ mod tests {
         assert_eq!(then.given.when(create(BOB)).refused().0, "already_exists");
         let nameless = Create { name: " ".to_owned(), ..create(ADA) };
         assert_eq!(Given::<Tenant>::nothing().when(nameless).refused().0, "validation_error");
-    }
-
-    #[test]
-    fn members_come_change_and_go_but_the_owner_stays() {
-        let add = |role: &str| AddMember { user: BOB, role: role.to_owned() };
-        let given = acme().when(add("guest")).then().when(add("admin")).then();
-        let expected = [(ADA, "owner".to_owned()), (BOB, "admin".to_owned())];
-        assert_eq!(members(&given), expected);
-        let then = given.when(add("admin"));
-        assert!(then.events.is_empty());
-        let (code, given) = then.given.when(RemoveMember { user: ADA }).refused();
-        assert_eq!(code, "owner_stays");
-        let given = given.when(RemoveMember { user: BOB }).then();
-        assert_eq!(members(&given), expected[..1]);
-        assert!(given.when(RemoveMember { user: BOB }).events.is_empty());
     }
 
     #[test]

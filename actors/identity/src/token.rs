@@ -46,6 +46,14 @@ pub struct CarriedEpochs {
     /// The session's.
     #[serde(rename = "s")]
     pub session: u64,
+    /// The user's in this tenant; a token without it is one of a membership that never changed.
+    #[serde(rename = "m", skip_serializing_if = "is_zero")]
+    pub membership: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(epoch: &u64) -> bool {
+    *epoch == 0
 }
 
 /// What an access token says. There is no `Deserialize`: [`verify`] is the only way in.
@@ -277,11 +285,13 @@ impl Members {
 
     fn epochs(&self) -> Result<CarriedEpochs, TokenError> {
         let epochs = self.0.get("epochs").and_then(Value::as_object);
-        let epochs = epochs.filter(|epochs| epochs.len() == 3);
         let epoch = |name| integer(epochs.and_then(|epochs| epochs.get(name)));
-        match (epoch("t"), epoch("u"), epoch("s")) {
-            (Some(tenant), Some(user), Some(session)) => {
-                Ok(CarriedEpochs { tenant, user, session })
+        let has_membership = epochs.is_some_and(|epochs| epochs.contains_key("m"));
+        let epochs = epochs.filter(|epochs| epochs.len() == 3 + usize::from(has_membership));
+        let membership = if has_membership { epoch("m") } else { epochs.map(|_| 0) };
+        match (epoch("t"), epoch("u"), epoch("s"), membership) {
+            (Some(tenant), Some(user), Some(session), Some(membership)) => {
+                Ok(CarriedEpochs { tenant, user, session, membership })
             }
             _ => Err(TokenError::Claim("epochs")),
         }

@@ -52,6 +52,8 @@ pub enum OwnerClass {
     Agent,
     /// One API key.
     ApiKey,
+    /// All credentials of a user for one tenant; see [`OwnerKey::member`].
+    Member,
 }
 
 /// An owner of credentials: its class and its id as a number.
@@ -61,6 +63,16 @@ pub struct OwnerKey {
     pub class: OwnerClass,
     /// The UUID's 128 bits.
     pub id: u128,
+}
+
+impl OwnerKey {
+    /// A user as a member of a tenant: the first 128 bits of the SHA-256 of both ids.
+    pub fn member(tenant: u128, user: u128) -> Self {
+        let ids = [tenant.to_be_bytes(), user.to_be_bytes()].concat();
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest::digest(&digest::SHA256, &ids).as_ref()[..16]);
+        Self { class: OwnerClass::Member, id: u128::from_be_bytes(id) }
+    }
 }
 
 /// An epoch under which a credential was issued.
@@ -74,12 +86,13 @@ pub struct CarriedEpoch {
 
 impl CarriedEpochs {
     /// The epochs of a user token together with the ids of their owners.
-    pub fn of_owners(self, tenant: u128, user: u128, session: u128) -> [CarriedEpoch; 3] {
+    pub fn of_owners(self, tenant: u128, user: u128, session: u128) -> [CarriedEpoch; 4] {
         let of = |class, id, epoch| CarriedEpoch { owner: OwnerKey { class, id }, epoch };
         [
             of(OwnerClass::Tenant, tenant, self.tenant),
             of(OwnerClass::User, user, self.user),
             of(OwnerClass::Session, session, self.session),
+            CarriedEpoch { owner: OwnerKey::member(tenant, user), epoch: self.membership },
         ]
     }
 }
@@ -371,11 +384,15 @@ mod tests {
     }
 
     #[test]
-    fn each_of_the_three_epochs_revokes_and_only_its_owner() {
-        let carried = CarriedEpochs { tenant: 4, user: 5, session: 0 }.of_owners(1, 2, 3);
-        for (class, id, epoch) in
-            [(OwnerClass::Tenant, 1, 5), (OwnerClass::User, 2, 6), (OwnerClass::Session, 3, 1)]
-        {
+    fn each_of_the_four_epochs_revokes_and_only_its_owner() {
+        let carried = CarriedEpochs { tenant: 4, user: 5, session: 0, membership: 7 };
+        let carried = carried.of_owners(1, 2, 3);
+        for (class, id, epoch) in [
+            (OwnerClass::Tenant, 1, 5),
+            (OwnerClass::User, 2, 6),
+            (OwnerClass::Session, 3, 1),
+            (OwnerClass::Member, OwnerKey::member(1, 2).id, 8),
+        ] {
             let (cache, epochs) = cache(8);
             let digest = CredentialDigest::of("token");
             assert!(cache.admit(digest, verified("token", &carried), NOW_MS).is_some());

@@ -3,13 +3,15 @@
 //! Invariants
 //! - The e-mail address and the name are sealed under the user's own key; erasing that key erases
 //!   them. The password is here only as its hash.
-//! - What makes tokens wrong (a change of password, role, membership or standing) raises the epoch;
-//!   tokens of an older epoch are refused. What ends logins too also moves `sessions_from` up.
-//! - Role and scopes belong to a membership: what one tenant grants counts in no other.
+//! - What makes tokens wrong (a change of password or standing) raises the epoch; tokens of an
+//!   older epoch are refused. What ends logins too also moves `sessions_from` up.
+//! - Role and scopes belong to a membership: what one tenant grants counts in no other. A change of
+//!   one makes the tokens for that tenant wrong, and no others.
+//! - Of what a tenant tells of a membership the latest counts, in whichever order it arrives.
 //!
 //! Deliberate limits
-//! - The tenant keeps a list of its members beside this; a token says what is here. Who adds a
-//!   member asks both, and may repeat both.
+//! - The tenant decides who its members are and tells them ([`crate::tenant`]); a token says what
+//!   is here. After a tenant's own creation nobody else writes memberships.
 //! - The last login is an observation and is not kept here.
 
 use std::collections::BTreeMap;
@@ -23,7 +25,7 @@ use crate::password::PasswordHash;
 use crate::token_cache::{Epochs, OwnerClass, OwnerKey};
 use crate::unix_ms;
 
-/// How many tenants one user may belong to.
+/// How many tenants one user may belong, or have belonged, to.
 pub const MEMBERSHIPS_MAX: usize = 1_000;
 /// What [`Profile::email`] is sealed as.
 pub const EMAIL_LABEL: &str = "user.email";
@@ -94,6 +96,8 @@ pub struct User {
     pub epoch: u64,
     /// Sessions that were opened under an older epoch than this are over.
     pub sessions_from: u64,
+    /// The number of the latest change that each tenant has told of.
+    pub told: BTreeMap<TenantId, u64>,
 }
 
 /// What a login or a token check needs of a user.
@@ -113,6 +117,8 @@ pub struct Account {
     pub epoch: u64,
     /// See [`User::sessions_from`].
     pub sessions_from: u64,
+    /// The epoch of the user's tokens for that tenant.
+    pub membership_epoch: u64,
 }
 
 impl User {
@@ -129,7 +135,9 @@ impl User {
             Some(tenant) => own(&tenant),
             None => own(&profile.home).or_else(|| profile.memberships.first_key_value()),
         };
+        let told = |(tenant, _): (&TenantId, _)| self.told.get(tenant).copied();
         Some(Account {
+            membership_epoch: membership.and_then(told).unwrap_or_default(),
             user: profile.id,
             email: profile.email.clone(),
             password: profile.password.clone(),
@@ -200,6 +208,8 @@ pub struct MembershipSet {
     pub tenant: TenantId,
     /// What the user is there.
     pub membership: Membership,
+    /// The number of the tenant's change.
+    pub version: u64,
 }
 
 /// The user belongs to a tenant no more.
@@ -207,6 +217,8 @@ pub struct MembershipSet {
 pub struct MembershipRemoved {
     /// The tenant.
     pub tenant: TenantId,
+    /// The number of the tenant's change.
+    pub version: u64,
 }
 
 /// Other attributes.
@@ -266,6 +278,7 @@ pub enum UserEffect {
 impl Entity for User {
     const KIND: &'static str = "user";
     const PUBLISHED: bool = true;
+    const SNAPSHOT_VERSION: u16 = 2;
     type Event = UserEvent;
     type Effect = UserEffect;
 
@@ -284,14 +297,12 @@ impl Entity for User {
                 self.raise_epoch(true);
             }
             UserEvent::MembershipSet(it) => {
-                let before = profile.memberships.insert(it.tenant, it.membership.clone());
-                if before.is_some() {
-                    self.raise_epoch(false);
-                }
+                profile.memberships.insert(it.tenant, it.membership.clone());
+                self.told.insert(it.tenant, it.version);
             }
             UserEvent::MembershipRemoved(it) => {
                 profile.memberships.remove(&it.tenant);
-                self.raise_epoch(false);
+                self.told.insert(it.tenant, it.version);
             }
             UserEvent::ActiveSet(it) => {
                 profile.active = it.active;
@@ -486,56 +497,46 @@ impl Handle<RenewHash> for User {
     }
 }
 
-/// Makes the user a member of a tenant, or changes what they are there. Answers the epoch, which a
-/// change of role or scopes raises.
-pub struct AddMembership {
+/// What the user is in a tenant from its change of this number on. Older news than what is known is
+/// no change; `too_many_memberships` refuses one tenant too many.
+pub struct HearMembership {
     /// The tenant.
     pub tenant: TenantId,
-    /// What the user is there.
-    pub membership: Membership,
+    /// What the user is there; `None` for no member.
+    pub membership: Option<Membership>,
+    /// The number of the tenant's change.
+    pub version: u64,
 }
 
-impl Command for AddMembership {
-    const NAME: &'static str = "add_membership";
+impl Command for HearMembership {
+    const NAME: &'static str = "hear_membership";
 }
 
-impl Handle<AddMembership> for User {
-    type Reply = u64;
+impl Handle<HearMembership> for User {
+    type Reply = ();
 
-    fn handle(turn: &mut Turn<'_, Self>, command: AddMembership) -> Result<u64, Refusal> {
-        let AddMembership { tenant, membership } = command;
+    fn handle(turn: &mut Turn<'_, Self>, command: HearMembership) -> Result<(), Refusal> {
+        let HearMembership { tenant, membership, version } = command;
         let memberships = &turn.state().existing()?.memberships;
-        match memberships.get(&tenant) {
-            Some(known) if *known == membership => return Ok(turn.state().epoch),
-            None if memberships.len() >= MEMBERSHIPS_MAX => {
+        let told = &turn.state().told;
+        match told.get(&tenant) {
+            Some(known) if version <= *known => return Ok(()),
+            None if membership.is_some()
+                && memberships.len().max(told.len()) >= MEMBERSHIPS_MAX =>
+            {
                 let message = format!("a user belongs to at most {MEMBERSHIPS_MAX} tenants");
                 return Err(Refusal::conflict("too_many_memberships", message));
             }
+            None if membership.is_none() && !memberships.contains_key(&tenant) => return Ok(()),
             _ => {}
         }
-        Ok(record(turn, UserEvent::MembershipSet(MembershipSet { tenant, membership })))
-    }
-}
-
-/// Ends a membership, and the tokens that say so. Answers the epoch.
-pub struct RemoveMembership {
-    /// The tenant.
-    pub tenant: TenantId,
-}
-
-impl Command for RemoveMembership {
-    const NAME: &'static str = "remove_membership";
-}
-
-impl Handle<RemoveMembership> for User {
-    type Reply = u64;
-
-    fn handle(turn: &mut Turn<'_, Self>, command: RemoveMembership) -> Result<u64, Refusal> {
-        let tenant = command.tenant;
-        if !turn.state().existing()?.memberships.contains_key(&tenant) {
-            return Ok(turn.state().epoch);
-        }
-        Ok(record(turn, UserEvent::MembershipRemoved(MembershipRemoved { tenant })))
+        turn.record(match membership {
+            Some(membership) => {
+                UserEvent::MembershipSet(MembershipSet { tenant, membership, version })
+            }
+            None => UserEvent::MembershipRemoved(MembershipRemoved { tenant, version }),
+        });
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Every event that was ever written stays readable: each is read from the bytes in
 //! `testdata/events`, and written as those bytes again while its version is the present one.
+//! `WRITE_FIXTURES=1` writes the files that are missing.
 #![expect(clippy::unwrap_used, reason = "a check that cannot set itself up has failed")]
 
 use std::collections::BTreeSet;
@@ -8,7 +9,10 @@ use std::path::Path;
 use data_encoding::HEXLOWER;
 use identity::api_key::{self, ApiKey, ApiKeyEvent, ApiKeys, Maker};
 use identity::claim::{self, Claim, ClaimEvent, ClaimTarget};
+use identity::invitation::{self, Invitation, InvitationEvent};
+use identity::new_tenant::{self, NewTenant, NewTenantEvent};
 use identity::refresh::{EndReason, TokenHash};
+use identity::role::{Role, Terms};
 use identity::session::{self, Session, SessionEvent};
 use identity::signing::{self, SigningEvent, SigningKeyRing};
 use identity::tenant::{self, Tenant, TenantEvent};
@@ -16,8 +20,11 @@ use identity::user::{self, AuthMethod, Membership, User, UserEvent};
 use persistence::codec;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use supervision::{Entity, Event, Timestamp};
-use types::{JsonBytes, KeyIdentifier, Personal, Scopes, SessionId, TenantId, UserId};
+use supervision::{Entity, Event, Refusal, Timestamp};
+use types::{
+    InvitationId, JsonBytes, KeyIdentifier, Personal, RoleIdentifier, Scopes, SessionId, TenantId,
+    UserId,
+};
 
 const USER: UserId = UserId(0x0190_0000_0000_7000_8000_0000_0000_0001);
 const TENANT: TenantId = TenantId(0x0190_0000_0000_7000_8000_0000_0000_0002);
@@ -47,6 +54,9 @@ where
         shown.insert((name, version));
         let file = folder.join(format!("{}.{name}.{version}.hex", E::KIND));
         let written = HEXLOWER.encode(&sample.encode().unwrap());
+        if std::env::var_os("WRITE_FIXTURES").is_some() && !file.exists() {
+            std::fs::write(&file, format!("{written}\n")).unwrap();
+        }
         let Ok(golden) = std::fs::read_to_string(&file) else {
             panic!("{} is missing; today it is\n{written}", file.display());
         };
@@ -106,8 +116,12 @@ fn users() {
         UserEvent::EmailVerified(user::EmailVerified {}),
         UserEvent::PasswordChanged(user::PasswordChanged { password: password.clone() }),
         UserEvent::PasswordRehashed(user::PasswordRehashed { password }),
-        UserEvent::MembershipSet(user::MembershipSet { tenant: TenantId(9), membership }),
-        UserEvent::MembershipRemoved(user::MembershipRemoved { tenant: TENANT }),
+        UserEvent::MembershipSet(user::MembershipSet {
+            tenant: TenantId(9),
+            membership,
+            version: 4,
+        }),
+        UserEvent::MembershipRemoved(user::MembershipRemoved { tenant: TENANT, version: 5 }),
         UserEvent::AttributesSet(user::AttributesSet { attributes }),
         UserEvent::ActiveSet(user::ActiveSet { active: false }),
         UserEvent::TokensRevoked(user::TokensRevoked {}),
@@ -125,6 +139,20 @@ fn tenants() {
     };
     let settings = JsonBytes::from(json!({"features": {}}));
     let role = "admin".to_owned();
+    let scopes = Scopes::from_iter(["wallet:read"]);
+    let terms = Terms {
+        display_name: "Clerk".to_owned(),
+        scopes: scopes.clone(),
+        attributes: JsonBytes::from(json!({"desk": 4})),
+        extensions: vec!["notes".to_owned()],
+        confirmation_policy: "default_off".to_owned(),
+        max_concurrent_tasks: 3,
+        monthly_action_limit: 500,
+        context_window: 20,
+    };
+    let id = RoleIdentifier(0x0190_0000_0000_7000_8000_0000_0000_0004);
+    let own = Role { id, name: "clerk".to_owned(), created_at: Timestamp(1), terms };
+    let name = own.name.clone();
     check::<Tenant>(vec![
         TenantEvent::Created(created),
         TenantEvent::Updated(tenant::Updated { name: "Acme & Co".to_owned(), settings }),
@@ -132,6 +160,53 @@ fn tenants() {
         TenantEvent::MemberRemoved(tenant::MemberRemoved { user: USER }),
         TenantEvent::ActiveSet(tenant::ActiveSet { active: false }),
         TenantEvent::TokensRevoked(tenant::TokensRevoked {}),
+        TenantEvent::GrantsSet(tenant::GrantsSet { user: UserId(9), scopes }),
+        TenantEvent::RoleSet(tenant::RoleSet { role: own }),
+        TenantEvent::RoleCascaded(tenant::RoleCascaded { name: name.clone() }),
+        TenantEvent::RoleRemoved(tenant::RoleRemoved { name }),
+        TenantEvent::MembersTold(tenant::MembersTold {
+            told: vec![tenant::Told { user: UserId(9), version: 2 }],
+        }),
+        TenantEvent::TellingRetried(tenant::TellingRetried {}),
+    ]);
+}
+
+#[test]
+fn invitations() {
+    let invited = invitation::Invited {
+        id: InvitationId(0x0190_0000_0000_7000_8000_0000_0000_0005),
+        tenant: TENANT,
+        email: personal(4),
+        email_tag: "email/0011".to_owned(),
+        role: "user".to_owned(),
+        invited_by: Some(USER),
+        created_at: Timestamp(1_767_225_600_000),
+        expires_at: Timestamp(1_767_830_400_000),
+    };
+    check::<Invitation>(vec![
+        InvitationEvent::Invited(invited),
+        InvitationEvent::Mailed(invitation::Mailed {}),
+        InvitationEvent::Retried(invitation::Retried {}),
+        InvitationEvent::Accepted(invitation::Accepted { user: UserId(9) }),
+        InvitationEvent::Joined(invitation::Joined { refusal: Some(Refusal::busy()) }),
+        InvitationEvent::Revoked(invitation::Revoked {}),
+        InvitationEvent::Expired(invitation::Expired {}),
+    ]);
+}
+
+#[test]
+fn new_tenants() {
+    let started = new_tenant::Started {
+        tenant: TENANT,
+        owner: USER,
+        name: "Acme".to_owned(),
+        address_name: Some("acme".to_owned()),
+        settings: JsonBytes::from(json!({"features": {}})),
+    };
+    check::<NewTenant>(vec![
+        NewTenantEvent::Started(started),
+        NewTenantEvent::Retried(new_tenant::Retried {}),
+        NewTenantEvent::Ended(new_tenant::Ended { refusal: Some(Refusal::not_found("user")) }),
     ]);
 }
 

@@ -12,9 +12,9 @@ use identity::password::{Hasher, PasswordPolicy};
 use identity::refresh::SAME_SUCCESSOR_MS;
 use identity::session::{Revoke, Session};
 use identity::signing_keys::{NEXT_PUBLISHED_MS_MIN, SigningAlgorithm};
-use identity::tenant::{self, OWNER_ROLE, Tenant};
+use identity::tenant::{self, AddMember, OWNER_ROLE, RemoveMember, Tenant};
 use identity::throttle::{ATTEMPTS_MAX, WINDOW_MS};
-use identity::user::{self, AddMembership, AuthMethod, BumpEpoch, Membership, User};
+use identity::user::{self, AuthMethod, BumpEpoch, Membership, User};
 use identity::{Identity, IdentitySettings};
 use persistence::{EngineKind, Journal, MasterKey, Options};
 use serde_json::json;
@@ -402,25 +402,55 @@ async fn a_member_of_two_tenants_chooses_at_login_and_keeps_its_session_across_r
     world.create_tenant(other, UserId(77)).await;
     let to_other = || LoginAttempt { tenant: Some(other), ..attempt(EMAIL, PASSWORD) };
     assert_eq!(code(world.identity.login(to_other()).await), "not_a_member");
-    let grant = |role: &str, scope: &str| AddMembership {
-        tenant: other,
-        membership: Membership { role: role.to_owned(), scopes: Scopes::from_iter([scope]) },
-    };
     let origin = || world.system.system_origin();
-    world.identity.change_user(user, grant("guest", "apps:read"), origin()).await.unwrap();
+    let set = |role: &str, is_new| {
+        let (role, rights) = (role.to_owned(), Scopes::all());
+        world.identity.change_members(other, AddMember { user, role, rights, is_new }, origin())
+    };
+    set("viewer", true).await.unwrap();
     let tokens = world.identity.login(to_other()).await.unwrap();
-    let caller = world.caller(&tokens).await;
-    assert_eq!((caller.tenant, caller.role.as_str()), (other, "guest"));
-    assert!(caller.scopes.covers("apps:read") && !caller.scopes.covers("apps:write"));
-    world.identity.change_user(user, grant("editor", "apps:*"), origin()).await.unwrap();
+    let (own, caller) = (world.login().await, world.caller(&tokens).await);
+    assert_eq!((caller.tenant, caller.role.as_str()), (other, "viewer"));
+    assert!(caller.scopes.covers("extensions:read") && !caller.scopes.covers("wallet:spend"));
+    set("developer", false).await.unwrap();
     assert!(!world.is_good(&tokens).await, "it says the old role");
+    assert!(world.is_good(&own).await, "it is for another tenant");
     let tokens = world.refresh(&tokens.refresh_token).await.unwrap();
-    assert!(world.caller(&tokens).await.scopes.covers("apps:write"));
-    let remove = user::RemoveMembership { tenant: other };
-    world.identity.change_user(user, remove, origin()).await.unwrap();
-    assert!(!world.is_good(&tokens).await);
+    assert!(world.caller(&tokens).await.scopes.covers("wallet:spend"));
+    let remove = RemoveMember { user, rights: Scopes::all() };
+    world.identity.change_members(other, remove, origin()).await.unwrap();
+    assert!(!world.is_good(&tokens).await && world.is_good(&own).await);
     assert_eq!(code(world.refresh(&tokens.refresh_token).await), "invalid_token");
     assert_eq!(world.caller(&world.login().await).await.tenant, user.direct_tenant());
+}
+
+#[tokio::test]
+async fn a_member_who_could_not_be_told_is_told_after_a_restart() {
+    let world = world().await;
+    let (user, other) = (world.sign_up(EMAIL).await, TenantId(77));
+    world.create_tenant(other, UserId(77)).await;
+    let (role, rights) = ("viewer".to_owned(), Scopes::all());
+    let add = AddMember { user, role, rights, is_new: true };
+    world.identity.change_members(other, add, world.system.system_origin()).await.unwrap();
+    let to_other = LoginAttempt { tenant: Some(other), ..attempt(EMAIL, PASSWORD) };
+    let tokens = world.identity.login(to_other).await.unwrap();
+
+    let address = User::address(user, user.direct_tenant());
+    world.system.kind("user").unwrap().quarantine(address.id(), "for the test");
+    let remove = RemoveMember { user, rights: Scopes::all() };
+    let origin = world.system.system_origin();
+    let refused = world.identity.change_members(other, remove, origin).await.unwrap_err();
+    assert_eq!(refused.class, Class::InDoubt, "the change stands; its effect is not known");
+    let is_member = move |tenant: &Tenant| tenant.membership(user).is_some();
+    assert_eq!(world.identity.look_tenant(other, is_member).await, Ok(Some(false)));
+
+    let world = world.restarted(POLICY).await;
+    world.system.recover().unwrap();
+    while !world.identity.user(user, other).await.unwrap().role.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!world.is_good(&tokens).await);
+    assert_eq!(code(world.refresh(&tokens.refresh_token).await), "invalid_token");
 }
 
 #[tokio::test]

@@ -137,6 +137,10 @@ ids! {
     TenantId("imp_t");
     /// A user; the platform calls it `imperal_id`.
     UserId("imp_u");
+    /// A role that a tenant has made.
+    RoleIdentifier("role");
+    /// An invitation to a tenant.
+    InvitationId("inv");
     /// A login session: one family of refresh tokens.
     SessionId("ses");
     /// A hold on a wallet.

@@ -10,7 +10,7 @@ use identity::password::Password;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use supervision::{IdempotencyKey, Refusal, RequestRef};
-use types::{Caller, SessionId, TenantId, UserId, rfc3339};
+use types::{AppId, Caller, SessionId, TenantId, UserId, rfc3339};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -24,6 +24,9 @@ use crate::problem::Problem;
 
 /// The fewest and the most characters of a new password.
 const PASSWORD_CHARS: std::ops::RangeInclusive<usize> = 8..=128;
+
+/// Stands for the tenant of a name that is nobody's. No tenant has this number.
+const NOWHERE: TenantId = TenantId(u128::MAX);
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -43,7 +46,7 @@ pub(super) struct LoginRequest {
     email: String,
     /// The password
     password: String,
-    /// The tenant to log in to; `default` is the user's own
+    /// The tenant to log in to, by its id or its name; `default` is the user's own
     #[serde(default)]
     tenant_id: String,
 }
@@ -76,13 +79,16 @@ pub(super) fn private<T: Serialize>(status: StatusCode, body: T) -> Response {
     response
 }
 
-/// The tenant that a login names, if it names one.
-pub(super) fn tenant_named(text: &str) -> Result<Option<TenantId>, Refusal> {
-    match text {
-        "" | "default" => Ok(None),
-        text => {
-            let tenant = text.parse().map_err(|_| Refusal::invalid("tenant_id", "is not an id"));
-            tenant.map(Some)
+/// The tenant that a login names by its id or its name, if it names one.
+pub(super) async fn tenant_named(app: &App, text: &str) -> Result<Option<TenantId>, Refusal> {
+    match (text, text.parse()) {
+        ("" | "default", _) => Ok(None),
+        (_, Ok(tenant)) => Ok(Some(tenant)),
+        (name, Err(_)) => {
+            let unfit = |_| Refusal::invalid("tenant_id", "is no tenant's id or name");
+            AppId::new(name).map_err(unfit)?;
+            // An unknown name is answered as a tenant that one does not belong to.
+            Ok(Some(app.identity.tenant_named(name).await?.unwrap_or(NOWHERE)))
         }
     }
 }
@@ -97,7 +103,7 @@ async fn login(
     body: JsonBody<LoginRequest>,
 ) -> Result<Response, Problem> {
     let LoginRequest { email, password, tenant_id } = body.value;
-    let tenant = tenant_named(&tenant_id)?;
+    let tenant = tenant_named(&app, &tenant_id).await?;
     let tokens = log_in(&app, who, email, password, tenant, TokenLife::Standard).await?;
     Ok(private(StatusCode::OK, TokenResponse::from(tokens)))
 }
@@ -242,7 +248,7 @@ pub(super) async fn sign_up_newcomer(
         |error: identity::password::PasswordError| Refusal::invalid("password", error.to_string());
     Password::new(password.clone()).map_err(unfit)?;
     let password = app.identity.hash_password(password).await?;
-    let role = "user".to_owned();
+    let role = identity::tenant::OWNER_ROLE.to_owned();
     let start = sign_up::Start { user, email, name, company, password, role };
     let origin = supervision::Origin { caller: caller.into(), request, cause: None };
     sign_up::sign_up(&app.system, start, origin).await
@@ -260,7 +266,7 @@ async fn register(
     body: JsonBody<RegisterRequest>,
 ) -> Result<Response, Problem> {
     let RegisterRequest { email, password, tenant_id } = body.value;
-    if tenant_named(&tenant_id)?.is_some() {
+    if tenant_named(&app, &tenant_id).await?.is_some() {
         let message = "a new user gets a tenant of their own; leave it out";
         return Err(Refusal::invalid("tenant_id", message).into());
     }

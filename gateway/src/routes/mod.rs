@@ -7,10 +7,15 @@ mod billing;
 mod calls;
 mod console;
 mod developer;
+mod invitation_page;
 mod keys;
+mod members;
 mod operator;
 mod probes;
+mod roles;
 mod sessions;
+mod tenants;
+mod users;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -35,6 +40,10 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(calls::router())
         .merge(actions::router())
         .merge(operator::router())
+        .merge(tenants::router())
+        .merge(members::router())
+        .merge(roles::router())
+        .merge(users::router())
         .split_for_parts();
     openapi::declare_keys(&mut document);
     (router, document)
@@ -52,6 +61,7 @@ pub fn router(app: App) -> Router {
     router
         .merge(probes::router(documents))
         .merge(console::router())
+        .merge(invitation_page::router())
         .route_layer(MapRequestLayer::new(note_route))
         .fallback(|| async { Problem::no_route() })
         .method_not_allowed_fallback(|| async {

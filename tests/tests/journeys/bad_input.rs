@@ -79,6 +79,7 @@ fn claims(user: &User) -> Claims {
             tenant: number(&epochs["t"]),
             user: number(&epochs["u"]),
             session: number(&epochs["s"]),
+            membership: 0,
         },
     }
 }
@@ -108,7 +109,7 @@ async fn a_credential_that_does_not_hold_is_401() {
     let payload = user.token.split('.').nth(1).unwrap();
     let payload = BASE64URL_NOPAD.decode(payload.as_bytes()).unwrap();
     let payload = String::from_utf8(payload).unwrap();
-    let raised = payload.replacen("\"role\":\"user\"", "\"role\":\"admin\"", 1);
+    let raised = payload.replacen("\"role\":\"owner\"", "\"role\":\"admin\"", 1);
     assert_ne!(payload, raised);
     let tokens = [
         ("expired", sign(keys, &past).unwrap()),

@@ -47,7 +47,7 @@ async fn each_api_makes_lists_and_deletes_keys_in_its_own_shape() {
         assert!(text(&made["id"]).starts_with("key_"), "{made}");
         assert_eq!((&made["name"], &made["scopes"]), (&json!(prefix), &scopes));
         let me = api.get("/v1/auth/me").bearer(&secret).send().await.ok(200);
-        assert_eq!((&me["imperal_id"], &me["role"]), (&json!(user.id), &json!("user")));
+        assert_eq!((&me["imperal_id"], &me["role"]), (&json!(user.id), &json!("owner")));
         secrets.push((text(&made["id"]), secret));
     }
     let platform = api.get("/v1/keys").as_user(&user).send().await.ok(200);

@@ -12,6 +12,10 @@ fn membership(role: &str) -> Membership {
     Membership { role: role.to_owned(), scopes: Scopes::all() }
 }
 
+fn hear(tenant: TenantId, role: Option<&str>, version: u64) -> HearMembership {
+    HearMembership { tenant, membership: role.map(membership), version }
+}
+
 fn hash(text: &str) -> PasswordHash {
     text.to_owned().into()
 }
@@ -62,7 +66,7 @@ fn nobody_is_changed_who_does_not_exist() {
     let given = Given::<User>::nothing;
     assert_eq!(given().when(BumpEpoch {}).refused().0, "not_found");
     assert_eq!(given().when(SetActive { active: false }).refused().0, "not_found");
-    assert_eq!(given().when(RemoveMembership { tenant: HOME }).refused().0, "not_found");
+    assert_eq!(given().when(hear(HOME, None, 1)).refused().0, "not_found");
     assert!(given().state().account(None).is_none());
 }
 
@@ -70,17 +74,13 @@ fn nobody_is_changed_who_does_not_exist() {
 fn what_makes_tokens_wrong_raises_the_epoch_and_tells_the_map() {
     let given = ada();
     assert_eq!(epochs(&given), (0, 0));
-    let add = |role| AddMembership { tenant: OTHER, membership: membership(role) };
-    let (epoch, given) = given.when(add("guest")).reply();
-    assert_eq!((epoch, epochs(&given)), (0, (0, 0)), "a new membership makes no token wrong");
-    let then = given.when(add("admin"));
     let raised = |epoch| vec![UserEffect::RaiseEpoch { user: ADA, epoch }];
-    assert_eq!(then.effects, raised(1));
-    assert_eq!(epochs(&then.given), (1, 0), "another role ends no session");
-    let then = then.given.when(add("admin"));
-    assert!(then.events.is_empty() && then.effects.is_empty());
-    let then = then.given.when(RemoveMembership { tenant: OTHER });
-    assert_eq!((then.effects.clone(), epochs(&then.given)), (raised(2), (2, 0)));
+    let then = given.when(BumpEpoch {});
+    assert_eq!((then.effects.clone(), epochs(&then.given)), (raised(1), (1, 1)));
+    let then = then.given.when(VerifyEmail {});
+    assert!(then.effects.is_empty(), "it makes no token wrong");
+    let then = then.given.when(BumpEpoch {});
+    assert_eq!((then.effects.clone(), epochs(&then.given)), (raised(2), (2, 2)));
     let then = then.given.when(SetActive { active: false });
     assert_eq!((then.effects.clone(), epochs(&then.given)), (raised(3), (3, 3)));
     assert!(!then.given.state().account(None).unwrap().active);
@@ -88,6 +88,27 @@ fn what_makes_tokens_wrong_raises_the_epoch_and_tells_the_map() {
     assert!(then.events.is_empty());
     let then = then.given.when(BumpEpoch {});
     assert_eq!((then.effects.clone(), epochs(&then.given)), (raised(4), (4, 4)));
+}
+
+#[test]
+fn of_what_a_tenant_tells_the_latest_counts() {
+    let role = |given: &Given<User>| {
+        let account = given.state().account(Some(OTHER)).unwrap();
+        (account.membership.map(|(_, it)| it.role), account.membership_epoch)
+    };
+    let given = ada().when(hear(OTHER, Some("guest"), 3)).then();
+    assert_eq!(role(&given), (Some("guest".to_owned()), 3));
+    let then = given.when(hear(OTHER, Some("admin"), 2));
+    assert!(then.events.is_empty(), "that is old news");
+    let then = then.given.when(hear(OTHER, Some("guest"), 3));
+    assert!(then.events.is_empty(), "that was told before");
+    let given = then.given.when(hear(OTHER, None, 5)).then();
+    assert_eq!(role(&given), (None, 0));
+    let then = given.when(hear(OTHER, Some("guest"), 4));
+    assert!(then.events.is_empty(), "nobody comes back by a message that was late");
+    assert_eq!(epochs(&then.given), (0, 0), "other tenants' tokens stay good");
+    let given = then.given.when(hear(HOME, None, 1)).then();
+    assert!(given.state().account(None).unwrap().membership.is_none());
 }
 
 #[test]
@@ -113,10 +134,9 @@ fn memberships_are_bounded_and_the_rest_may_be_repeated() {
     assert!(given.state().profile.as_ref().unwrap().email_verified);
     for number in 1..MEMBERSHIPS_MAX as u128 {
         let tenant = TenantId(100 + number);
-        given = given.when(AddMembership { tenant, membership: membership("user") }).then();
+        given = given.when(hear(tenant, Some("user"), 1)).then();
     }
-    let one_more = AddMembership { tenant: OTHER, membership: membership("user") };
-    let (code, given) = given.when(one_more).refused();
+    let (code, given) = given.when(hear(OTHER, Some("user"), 1)).refused();
     assert_eq!(code, "too_many_memberships");
     let attributes = JsonBytes::from(json!({"team": "red"}));
     let given = given.when(SetAttributes { attributes: attributes.clone() }).then();

@@ -6,7 +6,8 @@ use identity::api_key::{ApiKeys, DeleteKey, KEYS_MAX, Maker};
 use identity::key_check::{NewKey, VerifiedKey};
 use identity::sessions::Whence;
 use identity::tenant::SetActive;
-use identity::user::RemoveMembership;
+use identity::token_cache::OwnerKey;
+use identity::user::HearMembership;
 use supervision::Origin;
 use types::{CallerKind, KeyIdentifier, Page};
 
@@ -110,17 +111,26 @@ async fn a_key_shrinks_and_dies_with_what_its_owner_may_do() {
     let (user, tenant) = (owner.user.unwrap(), owner.tenant);
     let (_, key) = world.make_key(&owner, new_key(&["wallet:*", "apps:read"])).await.unwrap();
     world.check(&key).await.unwrap();
-    let member = |scopes: &[&str]| {
+    let member = |version, scopes: &[&str]| {
         let scopes = scopes.iter().copied().collect();
-        let membership = Membership { role: "clerk".to_owned(), scopes };
-        AddMembership { tenant, membership }
+        let membership = Some(Membership { role: "clerk".to_owned(), scopes });
+        HearMembership { tenant, membership, version }
     };
-    let identity = &world.identity;
-    identity.change_user(user, member(&["wallet:read", "users:*"]), world.origin()).await.unwrap();
+    let (identity, users) = (&world.identity, world.system.directory::<User>());
+    let (address, origin) = (User::address(user, tenant), world.origin());
+    // As the tenant tells it: the user first, then the map.
+    let hear = async |news: HearMembership| {
+        let version = news.version;
+        let heard = users.ask(&address, news, origin.clone()).await;
+        let now_ms = u64::try_from(world.clock.now().0).unwrap();
+        identity.epochs().raise(OwnerKey::member(tenant.0, user.0), version, now_ms);
+        heard
+    };
+    hear(member(11, &["wallet:read", "users:*"])).await.unwrap();
     let shrunk = world.check(&key).await.unwrap();
     assert_eq!(shrunk.caller.scopes, Scopes::from_iter(["wallet:read"]));
     assert_eq!((shrunk.caller.role.as_str(), shrunk.made_for.covers("apps:read")), ("clerk", true));
-    identity.change_user(user, member(&["*"]), world.origin()).await.unwrap();
+    hear(member(12, &["*"])).await.unwrap();
     assert!(world.check(&key).await.unwrap().caller.scopes.covers("wallet:spend"));
 
     let off_and_on = [(false, "invalid_api_key"), (true, "accepted")];
@@ -133,8 +143,8 @@ async fn a_key_shrinks_and_dies_with_what_its_owner_may_do() {
         identity.change_tenant(tenant, SetActive { active }, world.origin()).await.unwrap();
         assert_eq!(world.check_code(&key).await, expected, "tenant {active}");
     }
-    let remove = RemoveMembership { tenant };
-    identity.change_user(user, remove, world.origin()).await.unwrap();
+    let remove = HearMembership { tenant, membership: None, version: 13 };
+    hear(remove).await.unwrap();
     assert_eq!(world.check_code(&key).await, "invalid_api_key");
 }
 

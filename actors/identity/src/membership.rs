@@ -1,0 +1,291 @@
+//! Who belongs to which tenant, as the gateway asks: changing it, telling the users, showing it.
+//!
+//! Invariants
+//! - [`Identity::change_members`] answers once every user whom the change is about has been told
+//!   and every token that says something else is refused.
+//!
+//! Deliberate limits
+//! - When a user cannot be told now, the change stands and is told later; the answer is then 503
+//!   `outcome_unknown`, and may be asked for again.
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt as _;
+use futures::future::join_all;
+use supervision::{Class, Command, Entity as _, Handle, Origin, Refusal, System, Timestamp};
+use types::{Page, Scopes, TenantId, UserId, home_of};
+
+use crate::claim::{Claim, Namespace, claim_address};
+use crate::service::{Identity, UserView};
+use crate::tenant::{NoteTold, RemoveMember, SetActive, Tenant, Told, Untold};
+use crate::token_cache::OwnerKey;
+use crate::unix_ms;
+use crate::user::{HearMembership, MEMBERSHIPS_MAX, User};
+
+/// The names that tenants are addressed by beside their ids, unique over the installation.
+pub const TENANT_NAMES: Namespace = Namespace::new("tenant_name");
+/// How many tenants one step of listing all reads.
+const HOMES_STEP: usize = 1_000;
+/// How many users are told at the same time.
+const TELL_WIDTH: usize = 32;
+
+/// One scope that a member has, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EffectiveScope {
+    /// The scope.
+    pub scope: String,
+    /// `role:NAME` or `grant`.
+    pub source: String,
+}
+
+impl Identity {
+    /// The tenant that an id or a name stands for, if there is one.
+    pub async fn tenant_named(&self, text: &str) -> Result<Option<TenantId>, Refusal> {
+        let system = self.system()?;
+        if let Ok(tenant) = text.parse() {
+            let found = system.locate(Tenant::KIND, Tenant::address(tenant).id());
+            return Ok(found.map(|_| tenant));
+        }
+        if types::AppId::new(text).is_err() {
+            return Ok(None);
+        }
+        let claim = claim_address(TENANT_NAMES, text, self.claim_key());
+        if system.locate(Claim::KIND, claim.id()).is_none() {
+            return Ok(None);
+        }
+        let (claims, origin) = (system.directory::<Claim>(), system.system_origin());
+        let confirmed = claims.look(&claim, origin, Claim::confirmed).await?;
+        Ok(confirmed.map(|(_, target)| target.tenant))
+    }
+
+    /// Looks at a tenant; `None` when there is none.
+    pub async fn look_tenant<R: Send + 'static>(
+        &self,
+        tenant: TenantId,
+        look: impl FnOnce(&Tenant) -> R + Send + 'static,
+    ) -> Result<Option<R>, Refusal> {
+        let (system, address) = (self.system()?, Tenant::address(tenant));
+        if system.locate(Tenant::KIND, address.id()).is_none() {
+            return Ok(None);
+        }
+        let look = |tenant: &Tenant| tenant.details.is_some().then(|| look(tenant));
+        system.directory::<Tenant>().look(&address, system.system_origin(), look).await
+    }
+
+    /// Asks a tenant for a change of its members or roles, and tells the users.
+    pub async fn change_members<C>(
+        &self,
+        tenant: TenantId,
+        command: C,
+        origin: Origin,
+    ) -> Result<<Tenant as Handle<C>>::Reply, Refusal>
+    where
+        C: Command,
+        Tenant: Handle<C>,
+    {
+        let directory = self.system()?.directory::<Tenant>();
+        let reply = directory.ask(&Tenant::address(tenant), command, origin.clone()).await?;
+        self.tell_members(tenant, origin).await?;
+        Ok(reply)
+    }
+
+    /// Tells every user who has not been told what they are in a tenant now, and refuses their
+    /// tokens that say something else. 503 when somebody could not be told.
+    pub async fn tell_members(&self, tenant: TenantId, origin: Origin) -> Result<(), Refusal> {
+        let system = self.system()?;
+        let (tenants, address) = (system.directory::<Tenant>(), Tenant::address(tenant));
+        let (mut after, mut failed) = (None, None);
+        loop {
+            let next = move |tenant: &Tenant| tenant.untold(after);
+            let untold = tenants.look(&address, origin.clone(), next).await?;
+            let Some(last) = untold.last() else { break };
+            after = Some(last.told.user);
+            let tell = |untold: Untold| {
+                let (system, origin) = (system.clone(), origin.clone());
+                async move {
+                    let told = untold.told;
+                    self.tell(&system, tenant, untold, origin).await.map(|()| told)
+                }
+            };
+            let outcomes: Vec<Result<Told, Refusal>> = futures::stream::iter(untold)
+                .map(tell)
+                .buffer_unordered(TELL_WIDTH)
+                .collect()
+                .await;
+            failed = failed.or_else(|| outcomes.iter().find_map(|it| it.as_ref().err()).cloned());
+            let told = outcomes.into_iter().flatten().collect();
+            tenants.ask(&address, NoteTold { told }, origin.clone()).await?;
+        }
+        failed.map_or(Ok(()), |refusal| {
+            tracing::warn!(%tenant, %refusal, "a member could not be told of a change yet");
+            Err(Refusal::in_doubt())
+        })
+    }
+
+    async fn tell(
+        &self,
+        system: &System,
+        tenant: TenantId,
+        untold: Untold,
+        origin: Origin,
+    ) -> Result<(), Refusal> {
+        let Untold { told: Told { user, version }, membership } = untold;
+        // A user who was never made has no tokens either.
+        let Some(address) = self.user_address(user)? else { return Ok(()) };
+        let hear = HearMembership { tenant, membership, version };
+        match system.directory::<User>().ask(&address, hear, origin.clone()).await {
+            Ok(()) => {}
+            Err(refusal) if refusal.class == Class::Conflict => {
+                // One tenant too many: the tenant cannot have this member.
+                let remove = RemoveMember { user, rights: Scopes::all() };
+                let tenants = system.directory::<Tenant>();
+                if let Err(refusal) = tenants.ask(&Tenant::address(tenant), remove, origin).await {
+                    tracing::warn!(%tenant, %user, %refusal, "a member who cannot be one stays");
+                }
+                return Ok(());
+            }
+            Err(refusal) if refusal.class == Class::NotFound => return Ok(()),
+            Err(refusal) => return Err(refusal),
+        }
+        let now_ms = unix_ms(system.clock().now());
+        self.epochs().raise(OwnerKey::member(tenant.0, user.0), version, now_ms);
+        Ok(())
+    }
+
+    /// 409 when a user belongs to as many tenants as one may.
+    pub(crate) async fn check_room(&self, user: UserId) -> Result<(), Refusal> {
+        let missing = || Refusal::not_found("user");
+        let (system, address) = (self.system()?, self.user_address(user)?.ok_or_else(missing)?);
+        let count = |user: &User| {
+            let memberships = user.profile.as_ref().map_or(0, |it| it.memberships.len());
+            memberships.max(user.told.len())
+        };
+        let users = system.directory::<User>();
+        let count = users.look(&address, system.system_origin(), count).await?;
+        let message = format!("a user belongs to at most {MEMBERSHIPS_MAX} tenants");
+        let is_full = count >= MEMBERSHIPS_MAX;
+        let refusal = || Refusal::conflict("too_many_memberships", message);
+        (!is_full).then_some(()).ok_or_else(refusal)
+    }
+
+    /// Switches a tenant off for good, as far as its members can: every token for it is refused
+    /// from now on. 409 `own_tenant` for a direct user's own, and the installation's.
+    pub async fn delete_tenant(&self, tenant: TenantId, origin: Origin) -> Result<(), Refusal> {
+        let direct = |tenant: &Tenant| tenant.details.as_ref().is_some_and(|it| it.direct);
+        let direct = self.look_tenant(tenant, direct).await?;
+        if direct.ok_or_else(|| Refusal::not_found("tenant"))? || tenant == TenantId::SYSTEM {
+            let message = "a user's own tenant, and the installation's, are not switched off";
+            return Err(Refusal::conflict("own_tenant", message));
+        }
+        self.change_tenant(tenant, SetActive { active: false }, origin).await.map(drop)
+    }
+
+    /// A page of a tenant's members, all or those with one role, and how many there are. 404
+    /// without such a tenant.
+    pub async fn members(
+        &self,
+        tenant: TenantId,
+        with_role: Option<String>,
+        page: Page,
+    ) -> Result<(Vec<UserView>, usize), Refusal> {
+        let members = move |tenant: &Tenant| {
+            let members = tenant.details.as_ref().map(|it| &it.members);
+            let members = members.into_iter().flatten();
+            let members =
+                members.filter(|(_, role)| with_role.as_ref().is_none_or(|wanted| wanted == *role));
+            let all: BTreeMap<UserId, _> =
+                members.map(|(user, _)| (*user, tenant.membership(*user))).collect();
+            let count = all.len();
+            (page.of(all), count)
+        };
+        let members = self.look_tenant(tenant, members).await?;
+        let (members, count) = members.ok_or_else(|| Refusal::not_found("tenant"))?;
+        let views = members.into_iter().map(|(user, membership)| async move {
+            let mut view = self.user(user, tenant).await?;
+            // The tenant decides; the user may be told of it a moment later.
+            (view.role, view.scopes) =
+                membership.map(|it| (it.role, it.scopes)).unwrap_or_default();
+            Ok(view)
+        });
+        let views: Result<Vec<_>, Refusal> = join_all(views).await.into_iter().collect();
+        Ok((views?, count))
+    }
+
+    /// The tenants that a user belongs to, the oldest first.
+    pub async fn tenants_of(&self, user: UserId) -> Result<Vec<TenantId>, Refusal> {
+        let Some(address) = self.user_address(user)? else { return Ok(Vec::new()) };
+        let system = self.system()?;
+        let tenants = |user: &User| {
+            let memberships = user.profile.iter().flat_map(|profile| profile.memberships.keys());
+            memberships.copied().collect()
+        };
+        system.directory::<User>().look(&address, system.system_origin(), tenants).await
+    }
+
+    /// A page of all tenants, by id. It reads the journal: for a thread that may block.
+    pub fn all_tenants(&self, page: Page) -> Result<Vec<TenantId>, Refusal> {
+        let (system, mut found, mut after) = (self.system()?, Vec::new(), None);
+        let wanted = page.offset.saturating_add(page.limit);
+        loop {
+            let homes = system.journal().homes(after, HOMES_STEP);
+            let homes = homes.map_err(|_| crate::internal("the list of tenants"))?;
+            let tenants = homes.iter().map(|home| TenantId(home.0));
+            // A home without a tenant is one of a sign-up that ended before it.
+            let is_made = |tenant: &TenantId| {
+                system.locate(Tenant::KIND, Tenant::address(*tenant).id()).is_some()
+            };
+            found.extend(tenants.filter(is_made));
+            after = homes.last().copied();
+            if homes.len() < HOMES_STEP || found.len() >= wanted {
+                return Ok(page.of(found));
+            }
+        }
+    }
+
+    /// When anything of a tenant's was last recorded. It reads the journal: for a thread that may
+    /// block.
+    pub fn last_activity(&self, tenant: TenantId) -> Result<Option<Timestamp>, Refusal> {
+        let system = self.system()?;
+        let last = system.journal().read_chain(home_of(tenant), u64::MAX - 1, true, 1);
+        let last = last.map_err(|_| crate::internal("a tenant's last record"))?;
+        Ok(last.first().map(|record| Timestamp(record.header.time_ms)))
+    }
+
+    /// One member of a tenant. 404 for anybody else.
+    pub async fn member(&self, tenant: TenantId, user: UserId) -> Result<UserView, Refusal> {
+        let is_member = move |tenant: &Tenant| {
+            tenant.details.as_ref().is_some_and(|it| it.members.contains_key(&user))
+        };
+        let is_member = self.look_tenant(tenant, is_member).await?.unwrap_or_default();
+        if !is_member {
+            return Err(Refusal::not_found("user"));
+        }
+        self.user(user, tenant).await
+    }
+
+    /// What a member's tokens cover now, and why. 404 for no member.
+    pub async fn effective_scopes(
+        &self,
+        tenant: TenantId,
+        user: UserId,
+    ) -> Result<Vec<EffectiveScope>, Refusal> {
+        let view = self.member(tenant, user).await?;
+        let sources = move |it: &Tenant| {
+            let role = it.details.as_ref().and_then(|it| it.members.get(&user)).cloned();
+            let role = role.unwrap_or_default();
+            let covered = it.staff.covers(tenant, &role).unwrap_or_default();
+            (covered, it.staff.grants.get(&user).cloned().unwrap_or_default(), role)
+        };
+        let sources = self.look_tenant(tenant, sources).await?;
+        let (covered, grants, role) = sources.ok_or_else(|| Refusal::not_found("user"))?;
+        let of_role = if role.is_empty() { view.role.clone() } else { role };
+        let source = |scope: &String| {
+            let is_granted = grants.as_slice().contains(scope);
+            // What neither has any more is the role's from before its last change.
+            let is_of_role = covered.as_slice().contains(scope) || !is_granted;
+            let source = if is_of_role { format!("role:{of_role}") } else { "grant".to_owned() };
+            EffectiveScope { scope: scope.clone(), source }
+        };
+        Ok(view.scopes.as_slice().iter().map(source).collect())
+    }
+}

@@ -1,0 +1,94 @@
+//! What a tenant keeps of its members beside their roles: grants, roles of its own, and whom it has
+//! not told yet.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use supervision::Timestamp;
+use types::{Scopes, TenantId, UserId};
+
+use super::{Details, TenantEvent};
+use crate::role::{self, Role};
+use crate::user::Membership;
+
+/// When those who have not been told are told again, in milliseconds.
+const RETRY_MS: i64 = 5_000;
+
+/// See the module's head.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Staff {
+    /// The roles of its own, by name.
+    pub roles: BTreeMap<String, Role>,
+    /// What members were granted beside their roles; nobody with nothing.
+    pub grants: BTreeMap<UserId, Scopes>,
+    /// The number of the latest change of a member.
+    pub version: u64,
+    /// Whose user does not know of the change of this number yet.
+    pub untold: BTreeMap<UserId, u64>,
+    /// When they are told again.
+    pub tell_again_at: Timestamp,
+}
+
+impl Staff {
+    /// What a role covers; `None` when there is none of this name.
+    pub fn covers(&self, tenant: TenantId, role: &str) -> Option<Scopes> {
+        let own = || self.roles.get(role).map(|role| role.terms.scopes.clone());
+        role::built_in(role, tenant).or_else(own)
+    }
+
+    /// What somebody with this role and these grants is.
+    pub fn membership(&self, tenant: TenantId, role: &str, grants: Option<&Scopes>) -> Membership {
+        let covered = self.covers(tenant, role).unwrap_or_default();
+        let beside = grants.map(Scopes::as_slice).unwrap_or_default().iter();
+        let beside = beside.filter(|scope| !covered.as_slice().contains(scope));
+        let scopes = covered.as_slice().iter().chain(beside).cloned().collect();
+        Membership { role: role.to_owned(), scopes }
+    }
+
+    fn changed(&mut self, user: UserId, at: Timestamp) {
+        self.version += 1;
+        self.untold.insert(user, self.version);
+        self.tell_again_at = at.plus_ms(RETRY_MS);
+    }
+
+    /// Takes an event in. `details` are those before it.
+    pub(super) fn apply(&mut self, details: Option<&Details>, event: &TenantEvent, at: Timestamp) {
+        match event {
+            TenantEvent::MemberSet(it) => self.changed(it.user, at),
+            TenantEvent::MemberRemoved(it) => {
+                self.grants.remove(&it.user);
+                self.changed(it.user, at);
+            }
+            TenantEvent::GrantsSet(it) => {
+                self.grants.insert(it.user, it.scopes.clone());
+                if it.scopes.as_slice().is_empty() {
+                    self.grants.remove(&it.user);
+                }
+                self.changed(it.user, at);
+            }
+            TenantEvent::RoleSet(it) => {
+                self.roles.insert(it.role.name.clone(), it.role.clone());
+            }
+            TenantEvent::RoleRemoved(it) => {
+                self.roles.remove(&it.name);
+            }
+            TenantEvent::RoleCascaded(it) => {
+                let members = details.into_iter().flat_map(|details| &details.members);
+                for (user, _) in members.filter(|(_, role)| **role == it.name) {
+                    self.changed(*user, at);
+                }
+            }
+            TenantEvent::MembersTold(it) => {
+                let is_known = |user: &UserId, version: &u64| {
+                    it.told.iter().any(|told| told.user == *user && told.version == *version)
+                };
+                self.untold.retain(|user, version| !is_known(user, version));
+            }
+            TenantEvent::TellingRetried(_) => self.tell_again_at = at.plus_ms(RETRY_MS),
+            TenantEvent::Created(_)
+            | TenantEvent::Updated(_)
+            | TenantEvent::ActiveSet(_)
+            | TenantEvent::TokensRevoked(_) => {}
+        }
+    }
+}
