@@ -2,11 +2,13 @@
 //!
 //! Every engine may silently lose the tail of its log when a sector rots. So after each commit,
 //! before its riders run, the commit's number and rolling hash are written here; an engine that
-//! opens behind this file is refused. Two slots of 4 KiB are written in turn, each with a
-//! checksum, so that a torn write costs one commit of memory and never the file.
+//! opens behind this file is refused. There are two slots of 4 KiB, each with a checksum. One is
+//! written with each commit until it is synced; then it rests and the other one is written. So a
+//! power cut that tears what was not synced yet always leaves a slot that was.
 //!
 //! The file is written with each commit and synced each second and at shutdown: a lost tail is
 //! always noticed after a crash of the process, and after a power cut except for the last second.
+//! It is written after the commit's sync, so it never knows more than the engine kept.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -23,6 +25,8 @@ const BODY_BYTES: usize = 8 + 16 + 8 + 32 + 8 * SHARDS;
 /// The head file's handle.
 pub struct HeadFile {
     file: File,
+    /// Which slot is written now; the other one is synced.
+    turn: usize,
 }
 
 impl HeadFile {
@@ -35,34 +39,50 @@ impl HeadFile {
             .truncate(false)
             .mode(0o600)
             .open(path)?;
-        Ok(Self { file })
+        // The newest slot rests from here on: a killed process may have left it unsynced, and a
+        // new file without its name in the folder.
+        file.sync_all()?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+        let mut head = Self { file, turn: 0 };
+        let newest = head.newest()?;
+        head.turn = newest.map_or(0, |(slot, _)| 1 - slot);
+        Ok(head)
     }
 
     /// The newest slot whose checksum holds; `None` in a new or unreadable file.
     pub(crate) fn read(&self) -> std::io::Result<Option<Meta>> {
+        Ok(self.newest()?.map(|(_, meta)| meta))
+    }
+
+    fn newest(&self) -> std::io::Result<Option<(usize, Meta)>> {
         let mut bytes = vec![0; 2 * SLOT_BYTES];
         let length = self.file.metadata()?.len().min(bytes.len() as u64) as usize;
         self.file.read_exact_at(&mut bytes[..length], 0)?;
-        let slots = bytes.chunks_exact(SLOT_BYTES).filter_map(decode_slot);
-        Ok(slots.max_by_key(|meta| meta.commit))
+        let slots = bytes.chunks_exact(SLOT_BYTES).map(decode_slot).enumerate();
+        let whole = slots.filter_map(|(slot, meta)| Some((slot, meta?)));
+        Ok(whole.max_by_key(|(_, meta)| meta.commit))
     }
 
     /// Writes the slot whose turn it is. Not synced.
     pub(crate) fn write(&self, meta: &Meta) -> std::io::Result<()> {
-        let slot = meta.commit % 2 * SLOT_BYTES as u64;
-        self.file.write_all_at(&encode_slot(meta), slot)
+        self.file.write_all_at(&encode_slot(meta), (self.turn * SLOT_BYTES) as u64)
     }
 
-    /// Forgets both slots and writes this one, synced: the operator gave up what came after.
-    pub(crate) fn restart_from(&self, meta: &Meta) -> std::io::Result<()> {
+    /// Forgets both slots and writes one, synced: the operator gave up what came after.
+    pub(crate) fn restart_from(&mut self, meta: &Meta) -> std::io::Result<()> {
         self.file.set_len(0)?;
         self.write(meta)?;
-        self.file.sync_all()
+        self.file.sync_all()?;
+        self.turn = 1 - self.turn;
+        Ok(())
     }
 
-    /// Syncs what was written.
-    pub(crate) fn sync(&self) -> std::io::Result<()> {
-        self.file.sync_data()
+    /// Syncs what was written; the other slot's turn begins.
+    pub(crate) fn sync(&mut self) -> std::io::Result<()> {
+        self.file.sync_data()?;
+        self.turn = 1 - self.turn;
+        Ok(())
     }
 }
 
@@ -111,15 +131,40 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_whole_slot_is_read_and_a_torn_one_falls_back() {
+    fn a_torn_slot_falls_back_to_one_that_was_synced() {
         let folder = tempfile::tempdir().unwrap();
-        let head = HeadFile::open(&folder.path().join("head")).unwrap();
+        let path = folder.path().join("head");
+        let mut head = HeadFile::open(&path).unwrap();
         assert_eq!(head.read().unwrap(), None);
-        head.write(&meta(1)).unwrap();
-        head.write(&meta(2)).unwrap();
-        head.write(&meta(3)).unwrap();
+        for synced in [1, 5, 9] {
+            head.write(&meta(synced)).unwrap();
+            head.sync().unwrap();
+            head.write(&meta(synced + 1)).unwrap();
+            head.write(&meta(synced + 2)).unwrap();
+            assert_eq!(head.read().unwrap(), Some(meta(synced + 2)));
+            let torn = (head.turn * SLOT_BYTES) as u64 + 100;
+            head.file.write_all_at(b"torn", torn).unwrap();
+            assert_eq!(head.read().unwrap(), Some(meta(synced)));
+            // Whoever opens it next leaves the good slot alone, too.
+            head = HeadFile::open(&path).unwrap();
+            head.write(&meta(synced + 3)).unwrap();
+            assert_eq!(head.read().unwrap(), Some(meta(synced + 3)));
+            let torn = (head.turn * SLOT_BYTES) as u64 + 100;
+            head.file.write_all_at(b"torn", torn).unwrap();
+            assert_eq!(head.read().unwrap(), Some(meta(synced)));
+        }
+    }
+
+    #[test]
+    fn after_a_loss_was_accepted_the_head_goes_on_from_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("head");
+        let mut head = HeadFile::open(&path).unwrap();
+        head.write(&meta(7)).unwrap();
+        head.sync().unwrap();
+        head.restart_from(&meta(3)).unwrap();
         assert_eq!(head.read().unwrap(), Some(meta(3)));
-        head.file.write_all_at(b"torn", SLOT_BYTES as u64 + 100).unwrap();
-        assert_eq!(head.read().unwrap(), Some(meta(2)));
+        head.write(&meta(4)).unwrap();
+        assert_eq!(HeadFile::open(&path).unwrap().read().unwrap(), Some(meta(4)));
     }
 }

@@ -137,8 +137,7 @@ impl FolderLock {
             let path = path.to_owned();
             move |source| OpenError::Folder { path, source }
         };
-        let created = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        created.map_err(failed(folder))?;
+        create_synced(folder).map_err(failed(folder))?;
         let path = folder.join("lock");
         let file = File::options().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(failed(&path))?;
@@ -150,6 +149,40 @@ impl FolderLock {
     }
 }
 
+/// Makes a folder and those above it that are missing, with their names in the folders above.
+fn create_synced(folder: &Path) -> std::io::Result<()> {
+    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let missing: Vec<&Path> = folder.ancestors().take_while(is_missing).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    for made in missing {
+        let above = made.parent().filter(|above| !above.as_os_str().is_empty());
+        File::open(above.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Makes what is read from here on what the disk has.
+///
+/// After a sync that failed, the pages that it could not write stay in the system's cache, and
+/// look as if they had been written. A process that starts on them would read, and build upon,
+/// what no disk holds. So everything is synced, for the case that the last process was only
+/// killed, and what is cached of it is dropped.
+fn read_from_disk(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            read_from_disk(&entry.path())?;
+        } else if kind.is_file() {
+            let file = File::open(entry.path())?;
+            file.sync_all()?;
+            #[cfg(target_os = "linux")]
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+        }
+    }
+    Ok(())
+}
+
 impl Journal {
     /// Opens the journal of a data folder whose [`FolderLock`] the caller holds.
     pub fn open(options: Options, master: &MasterKey) -> Result<Arc<Self>, OpenError> {
@@ -159,6 +192,8 @@ impl Journal {
             let engine = Arc::new(MemoryEngine::default());
             return Self::start(engine, keys, None, options.accept_loss, options.on_fatal);
         }
+        let unread = |source| OpenError::Folder { path: folder.clone(), source };
+        read_from_disk(folder).map_err(unread)?;
         let data_keys = folder.join("data-keys");
         let has_journal = folder.join("journal.redb").exists();
         if has_journal && !data_keys.exists() {
@@ -178,12 +213,12 @@ impl Journal {
     pub fn start(
         engine: Arc<dyn Engine>,
         keys: Arc<KeyRing>,
-        head_file: Option<HeadFile>,
+        mut head_file: Option<HeadFile>,
         accept_loss: Option<String>,
         on_fatal: OnFatal,
     ) -> Result<Arc<Self>, OpenError> {
         let meta = read_meta(engine.as_ref())?;
-        if let Some(head_file) = &head_file {
+        if let Some(head_file) = &mut head_file {
             compare(&meta, head_file, accept_loss.as_deref())?;
         }
         let shared = Arc::new(Shared {
@@ -223,7 +258,7 @@ fn read_meta(engine: &dyn Engine) -> Result<Meta, OpenError> {
     Ok(meta)
 }
 
-fn compare(meta: &Meta, file: &HeadFile, accept_loss: Option<&str>) -> Result<(), OpenError> {
+fn compare(meta: &Meta, file: &mut HeadFile, accept_loss: Option<&str>) -> Result<(), OpenError> {
     let failed = |source| OpenError::Folder { path: "head".into(), source };
     let Some(seen) = file.read().map_err(failed)? else {
         return Ok(());

@@ -312,7 +312,7 @@ impl Writer {
     }
 
     fn sync_head(&mut self) -> Result<(), Fatal> {
-        if let (Some(head_file), true) = (&self.head_file, self.head_dirty) {
+        if let (Some(head_file), true) = (&mut self.head_file, self.head_dirty) {
             head_file.sync().map_err(Fatal::HeadFile)?;
         }
         self.head_dirty = false;
