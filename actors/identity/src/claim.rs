@@ -46,6 +46,16 @@ impl ClaimKey {
         Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, bytes.as_slice())))
     }
 
+    /// A key of its own for another purpose. No namespace begins with the byte that this does.
+    pub(crate) fn derive(&self, label: &str) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(&[0xff]);
+        context.update(label.as_bytes());
+        let mut key = [0; 32];
+        key.copy_from_slice(context.sign().as_ref());
+        key
+    }
+
     fn tag(&self, namespace: Namespace, value: &str) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.0);
         context.update(namespace.0.as_bytes());

@@ -1,14 +1,20 @@
 //! Who somebody is: claims on what must be unique, users, tenants, sessions, and the tokens that
 //! stand for them.
 //!
-//! [`claim`], [`user`], [`tenant`], [`session`] and [`signing`] are the kinds of actors;
+//! [`claim`], [`user`], [`tenant`], [`session`], [`signing`], [`mail`] and [`mail_link`] are the
+//! kinds of actors;
 //! [`service::Identity`] is what the gateway and the other crates call. Below them are the pure
 //! parts: [`password`], [`refresh`], [`signing_keys`], [`token`] and [`token_cache`].
 
 pub mod claim;
 pub mod login;
+pub mod mail;
+pub mod mail_link;
+mod mail_text;
 pub mod operator;
 pub mod password;
+pub mod password_import;
+pub mod password_rules;
 pub mod refresh;
 pub mod service;
 pub mod session;
@@ -28,7 +34,8 @@ use supervision::{Address, Class, Entity, Home, OwnerKey, Refusal, Timestamp};
 pub use service::{Identity, IdentitySettings};
 
 /// Registers the kinds, and the ports that this crate and those to its right use: [`Identity`],
-/// [`claim::ClaimKey`], [`token_cache::Epochs`] and [`signing::SigningKeys`].
+/// [`claim::ClaimKey`], [`token_cache::Epochs`], [`signing::SigningKeys`] and
+/// [`mail_link::LinkKey`]. Who sends mail puts in a [`mail::PostOffice`].
 pub fn register(builder: SystemBuilder, identity: &Arc<Identity>) -> SystemBuilder {
     builder
         .kind::<claim::Claim>()
@@ -36,10 +43,13 @@ pub fn register(builder: SystemBuilder, identity: &Arc<Identity>) -> SystemBuild
         .kind::<tenant::Tenant>()
         .kind::<session::Session>()
         .kind::<signing::SigningKeyRing>()
+        .kind::<mail::Mail>()
+        .kind::<mail_link::MailLink>()
         .port(identity.clone())
         .port(identity.claim_key().clone())
         .port(identity.epochs().clone())
         .port(identity.signing_keys().clone())
+        .port(Arc::new(mail_link::LinkKey::of(identity.claim_key())))
 }
 
 /// The address of an entity whose id is made of an id's text or of digits, so that it always fits.

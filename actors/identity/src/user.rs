@@ -12,6 +12,8 @@
 //!   member asks both, and may repeat both.
 //! - The last login is an observation and is not kept here.
 
+mod passwords;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,11 @@ use types::{JsonBytes, Personal, Scopes, TenantId, UserId, home_of, owner_of_use
 use crate::password::PasswordHash;
 use crate::token_cache::{Epochs, OwnerClass, OwnerKey};
 use crate::unix_ms;
+
+pub use passwords::{
+    AwaitVerification, Conclude, PasswordReplaced, ReplacePassword, ResetPassword,
+    VerificationAwaited,
+};
 
 /// How many tenants one user may belong to.
 pub const MEMBERSHIPS_MAX: usize = 1_000;
@@ -94,6 +101,10 @@ pub struct User {
     pub epoch: u64,
     /// Sessions that were opened under an older epoch than this are over.
     pub sessions_from: u64,
+    /// Whether nobody gets in by password before the address is verified.
+    pub awaits_verification: bool,
+    /// How often another password was set.
+    pub password_changes: u64,
 }
 
 /// What a login or a token check needs of a user.
@@ -113,6 +124,8 @@ pub struct Account {
     pub epoch: u64,
     /// See [`User::sessions_from`].
     pub sessions_from: u64,
+    /// See [`User::password_changes`].
+    pub password_changes: u64,
 }
 
 impl User {
@@ -132,11 +145,12 @@ impl User {
         Some(Account {
             user: profile.id,
             email: profile.email.clone(),
-            password: profile.password.clone(),
+            password: profile.password.clone().filter(|_| !self.awaits_verification),
             active: profile.active,
             membership: membership.map(|(tenant, membership)| (*tenant, membership.clone())),
             epoch: self.epoch,
             sessions_from: self.sessions_from,
+            password_changes: self.password_changes,
         })
     }
 
@@ -248,6 +262,10 @@ supervision::events! {
         ActiveSet(ActiveSet) = "active_set", 1;
         /// Tokens and sessions revoked.
         TokensRevoked(TokensRevoked) = "tokens_revoked", 1;
+        /// No password counts before the address is verified.
+        VerificationAwaited(VerificationAwaited) = "verification_awaited", 1;
+        /// Another password, while sessions go on.
+        PasswordReplaced(PasswordReplaced) = "password_replaced", 1;
     }
 }
 
@@ -266,6 +284,7 @@ pub enum UserEffect {
 impl Entity for User {
     const KIND: &'static str = "user";
     const PUBLISHED: bool = true;
+    const SNAPSHOT_VERSION: u16 = 2;
     type Event = UserEvent;
     type Effect = UserEffect;
 
@@ -276,12 +295,21 @@ impl Entity for User {
         let Some(profile) = &mut self.profile else { return };
         match event {
             UserEvent::Created(_) => {}
-            UserEvent::EmailVerified(_) => profile.email_verified = true,
+            UserEvent::EmailVerified(_) => {
+                profile.email_verified = true;
+                self.awaits_verification = false;
+            }
             UserEvent::PasswordRehashed(it) => profile.password = Some(it.password.clone()),
             UserEvent::AttributesSet(it) => profile.attributes = it.attributes.clone(),
             UserEvent::PasswordChanged(it) => {
                 profile.password = Some(it.password.clone());
+                self.password_changes += 1;
                 self.raise_epoch(true);
+            }
+            UserEvent::VerificationAwaited(_) => self.awaits_verification = true,
+            UserEvent::PasswordReplaced(it) => {
+                profile.password = Some(it.password.clone());
+                self.password_changes += 1;
             }
             UserEvent::MembershipSet(it) => {
                 let before = profile.memberships.insert(it.tenant, it.membership.clone());
@@ -317,6 +345,7 @@ impl Entity for User {
             "id": profile.id, "home": profile.home, "active": profile.active,
             "has_password": profile.password.is_some(), "auth_method": profile.auth_method.name(),
             "email_verified": profile.email_verified,
+            "awaits_verification": self.awaits_verification,
             "memberships": serde_json::Map::from_iter(profile.memberships.iter().map(role)),
             "created_at": types::rfc3339(profile.created_at),
             "epoch": self.epoch, "sessions_from": self.sessions_from,

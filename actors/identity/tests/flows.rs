@@ -2,11 +2,16 @@
 #![expect(clippy::unwrap_used, reason = "a check that cannot set itself up has failed")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use identity::claim::{Claim, ClaimKey, ClaimTarget, Confirm, EmailAddress, Reserve};
 use identity::login::{LoginAttempt, NewSession, TokenLife, Tokens};
+use identity::mail::{BACKOFF_MS, MailFailure, Mailer, Message, PostOffice};
+use identity::mail_link::{LINK_MS, LinkKey, Purpose};
 use identity::operator::Bootstrap;
 use identity::password::{Hasher, PasswordPolicy};
 use identity::refresh::SAME_SUCCESSOR_MS;
@@ -16,8 +21,10 @@ use identity::tenant::{self, OWNER_ROLE, Tenant};
 use identity::throttle::{ATTEMPTS_MAX, WINDOW_MS};
 use identity::user::{self, AddMembership, AuthMethod, BumpEpoch, Membership, User};
 use identity::{Identity, IdentitySettings};
-use persistence::{EngineKind, Journal, MasterKey, Options};
+use parking_lot::Mutex;
+use persistence::{EngineKind, Journal, KeyId, MasterKey, Options};
 use serde_json::json;
+use supervision::address::USER_KEY_CLASS;
 use supervision::{Class, Clock, Refusal, SimulatedClock, System, SystemOptions, Timestamp};
 use types::{Caller, Scopes, TenantId, UserId};
 
@@ -30,6 +37,31 @@ struct World {
     system: Arc<System>,
     identity: Arc<Identity>,
     clock: Arc<SimulatedClock>,
+    outbox: Arc<Outbox>,
+}
+
+/// Takes every message, or none while it is `shut`.
+#[derive(Default)]
+struct Outbox {
+    messages: Mutex<Vec<Message>>,
+    shut: AtomicBool,
+}
+
+impl Mailer for Outbox {
+    fn deliver(&self, message: Message) -> BoxFuture<'_, Result<(), MailFailure>> {
+        let taken = match self.shut.load(Ordering::SeqCst) {
+            true => Err(MailFailure { reason: "it is shut".to_owned(), is_refusal: false }),
+            false => {
+                self.messages.lock().push(message);
+                Ok(())
+            }
+        };
+        std::future::ready(taken).boxed()
+    }
+
+    fn name(&self) -> String {
+        "the test's outbox".to_owned()
+    }
 }
 
 fn master() -> MasterKey {
@@ -42,9 +74,12 @@ async fn start(journal: Arc<Journal>, clock: Arc<SimulatedClock>, policy: Passwo
     let hasher = Hasher::start_with(policy, 2, 256).unwrap();
     let identity = Identity::new(settings, hasher, ClaimKey::of(&master()).unwrap());
     let options = SystemOptions { clock: clock.clone(), ..SystemOptions::new(journal) };
-    let system = identity::register(System::builder(options), &identity).start();
+    let outbox = Arc::new(Outbox::default());
+    let office = PostOffice::new(outbox.clone(), "https://example.test");
+    let builder = identity::register(System::builder(options), &identity).port(office);
+    let system = builder.start();
     identity.start(&system).await.unwrap();
-    World { system, identity, clock }
+    World { system, identity, clock, outbox }
 }
 
 async fn world() -> World {
@@ -317,10 +352,10 @@ async fn logging_out_ends_the_session_and_no_other() {
 }
 
 #[tokio::test]
-async fn another_password_ends_every_session() {
+async fn another_password_ends_every_session_but_the_callers() {
     let world = world().await;
     world.sign_up(EMAIL).await;
-    let tokens = world.login().await;
+    let (tokens, others) = (world.login().await, world.login().await);
     let caller = world.caller(&tokens).await;
     let change = |current: &str, new: &str| {
         let (identity, origin) = (world.identity.clone(), world.system.system_origin());
@@ -331,9 +366,11 @@ async fn another_password_ends_every_session() {
     assert_eq!((refused.class, refused.code.as_str()), (Class::Forbidden, "wrong_password"));
     assert_eq!(code(change(PASSWORD, "short").await), "validation_error");
     assert!(world.is_good(&tokens).await);
+    assert_eq!(code(change(PASSWORD, "Ada@Example.test").await), "validation_error");
     change(PASSWORD, "another horse").await.unwrap();
-    assert!(!world.is_good(&tokens).await);
-    assert_eq!(code(world.refresh(&tokens.refresh_token).await), "invalid_token");
+    assert!(world.is_good(&tokens).await && !world.is_good(&others).await);
+    assert_eq!(code(world.refresh(&others.refresh_token).await), "invalid_token");
+    assert_eq!(code(world.refresh(&tokens.refresh_token).await), "accepted");
     assert_eq!(code(world.try_login(EMAIL, PASSWORD).await), "invalid_credentials");
     assert_eq!(code(world.try_login(EMAIL, "another horse").await), "accepted");
 }
@@ -513,4 +550,121 @@ async fn a_bootstrap_that_was_cut_short_is_finished_and_takes_nobodys_address() 
     assert!(matches!(made, Bootstrap::Created { user: UserId(99), password: None }), "{made:?}");
     let tokens = world.try_login(email, "given by its settings").await.unwrap();
     assert!(world.caller(&tokens).await.is_operator());
+}
+
+impl World {
+    /// The token in the newest mail's link, once there are so many mails.
+    async fn mailed(&self, count: usize) -> String {
+        until(|| self.outbox.messages.lock().len() >= count).await;
+        let messages = self.outbox.messages.lock();
+        let link = messages[count - 1].link.as_ref().unwrap();
+        link.split_once("?token=").unwrap().1.to_owned()
+    }
+
+    async fn use_link(&self, purpose: Purpose, token: &str, by: u128) -> Result<UserId, Refusal> {
+        let (identity, origin) = (&self.identity, self.system.system_origin());
+        let link = identity.open_link(purpose, token, by).await?;
+        let password = match purpose {
+            Purpose::ResetPassword => {
+                Some(identity.hash_password("another horse".to_owned()).await?)
+            }
+            _ => None,
+        };
+        identity.use_link(&link, password, origin).await.map(|()| link.issued.user)
+    }
+}
+
+#[tokio::test]
+async fn a_mailed_link_verifies_once_and_lets_in_who_had_to_wait_for_it() {
+    let world = world().await;
+    let user = world.sign_up(EMAIL).await;
+    let origin = || world.system.system_origin();
+    let address = world.identity.user_address(user).unwrap().unwrap();
+    let users = world.system.directory::<User>();
+    users.ask(&address, user::AwaitVerification {}, origin()).await.unwrap();
+    assert_eq!(code(world.try_login(EMAIL, PASSWORD).await), "invalid_credentials");
+    let identity = &world.identity;
+    assert!(identity.send_link(Purpose::VerifyEmail, user, 1, origin()).await.unwrap());
+    assert!(identity.send_link(Purpose::VerifyEmail, user, 1, origin()).await.unwrap());
+    let token = world.mailed(1).await;
+    assert_eq!(token, *world.system.port::<LinkKey>().token(Purpose::VerifyEmail, 1));
+    let wrong = world.use_link(Purpose::ResetPassword, &token, 5).await;
+    assert_eq!(code(wrong), "not_found");
+    let world = world.restarted(POLICY).await;
+    assert_eq!(world.use_link(Purpose::VerifyEmail, &token, 5).await, Ok(user));
+    assert_eq!(world.use_link(Purpose::VerifyEmail, &token, 5).await, Ok(user), "a repetition");
+    let other = world.use_link(Purpose::VerifyEmail, &token, 6).await.unwrap_err();
+    assert_eq!((other.class, other.code.as_str()), (Class::Gone, "link_used"));
+    assert_eq!(code(world.try_login(EMAIL, PASSWORD).await), "accepted");
+    let (identity, origin) = (&world.identity, world.system.system_origin());
+    let again = identity.send_link(Purpose::VerifyEmail, user, 2, origin).await;
+    assert_eq!(again, Ok(false), "who is verified gets no second mail");
+}
+
+#[tokio::test]
+async fn a_lost_password_is_replaced_by_the_latest_link_or_an_older_one_but_once() {
+    let world = world().await;
+    let user = world.sign_up(EMAIL).await;
+    let tokens = world.login().await;
+    let email = EmailAddress::new(EMAIL).unwrap();
+    let stranger = EmailAddress::new("nobody@example.test").unwrap();
+    let (identity, origin) = (&world.identity, || world.system.system_origin());
+    let send = async |to, id| identity.send_link_to(Purpose::ResetPassword, to, id, origin()).await;
+    assert_eq!(send(&stranger, 1).await, Ok(false));
+    assert_eq!(send(&email, 2).await, Ok(true));
+    let first = world.mailed(1).await;
+    assert_eq!(send(&email, 3).await, Ok(true));
+    let second = world.mailed(2).await;
+    assert_eq!(world.use_link(Purpose::ResetPassword, &first, 9).await, Ok(user));
+    assert!(!world.is_good(&tokens).await);
+    assert_eq!(code(world.refresh(&tokens.refresh_token).await), "invalid_token");
+    assert_eq!(code(world.try_login(EMAIL, PASSWORD).await), "invalid_credentials");
+    assert_eq!(code(world.try_login(EMAIL, "another horse").await), "accepted");
+    let late = world.use_link(Purpose::ResetPassword, &second, 10).await.unwrap_err();
+    assert_eq!((late.class, late.code.as_str()), (Class::Gone, "link_used"));
+    let account = world.identity.user(user, user.direct_tenant()).await.unwrap();
+    assert!(account.email_verified, "the mail was read");
+}
+
+#[tokio::test]
+async fn a_link_expires_and_an_erased_account_has_none() {
+    let world = world().await;
+    let user = world.sign_up(EMAIL).await;
+    let origin = || world.system.system_origin();
+    world.identity.send_link(Purpose::ResetPassword, user, 1, origin()).await.unwrap();
+    let token = world.mailed(1).await;
+    world.clock.advance_ms(LINK_MS);
+    let late = world.use_link(Purpose::ResetPassword, &token, 1).await;
+    assert_eq!(code(late), "link_expired");
+    world.identity.send_link(Purpose::ResetPassword, user, 2, origin()).await.unwrap();
+    let token = world.mailed(2).await;
+    let key = KeyId { class: USER_KEY_CLASS, id: user.0 };
+    world.system.journal().keys().erase(key).unwrap();
+    let erased = world.use_link(Purpose::ResetPassword, &token, 1).await.unwrap_err();
+    assert_eq!(erased.class, Class::Gone);
+    let sent = world.identity.send_link(Purpose::ResetPassword, user, 3, origin()).await;
+    assert_eq!(sent, Ok(false));
+}
+
+#[tokio::test]
+async fn a_mail_that_is_not_taken_goes_out_later_and_after_a_restart() {
+    let world = world().await;
+    let user = world.sign_up(EMAIL).await;
+    let origin = || world.system.system_origin();
+    world.outbox.shut.store(true, Ordering::SeqCst);
+    world.identity.send_link(Purpose::VerifyEmail, user, 1, origin()).await.unwrap();
+    let office = world.system.port::<PostOffice>();
+    until(|| office.figures().failed == 1).await;
+    let figures = office.figures();
+    assert_eq!((figures.waiting, figures.failing.unwrap().1.as_str()), (1, "it is shut"));
+    let world = world.restarted(POLICY).await;
+    world.system.recover().unwrap();
+    let office = world.system.port::<PostOffice>();
+    until(|| office.figures().waiting == 1).await;
+    world.clock.advance_ms(BACKOFF_MS);
+    world.system.fire_reminders();
+    let token = world.mailed(1).await;
+    assert_eq!(world.use_link(Purpose::VerifyEmail, &token, 1).await, Ok(user));
+    until(|| office.figures().sent == 1).await;
+    assert_eq!((office.figures().waiting, office.figures().failing), (0, None));
 }

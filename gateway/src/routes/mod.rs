@@ -7,7 +7,10 @@ mod billing;
 mod calls;
 mod console;
 mod developer;
+mod import;
+mod mail_pages;
 mod operator;
+mod password;
 mod probes;
 
 use axum::Router;
@@ -25,12 +28,14 @@ use crate::problem::Problem;
 fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
     let (router, mut document) = OpenApiRouter::with_openapi(openapi::base())
         .merge(auth::router())
+        .merge(password::router())
         .merge(accounts::router())
         .merge(billing::router())
         .merge(developer::router())
         .merge(calls::router())
         .merge(actions::router())
         .merge(operator::router())
+        .merge(import::router())
         .split_for_parts();
     openapi::declare_keys(&mut document);
     (router, document)
@@ -48,6 +53,7 @@ pub fn router(app: App) -> Router {
     router
         .merge(probes::router(documents))
         .merge(console::router())
+        .merge(mail_pages::router())
         .route_layer(MapRequestLayer::new(note_route))
         .fallback(|| async { Problem::no_route() })
         .method_not_allowed_fallback(|| async {
