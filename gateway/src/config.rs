@@ -7,6 +7,8 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use serde::Deserialize;
 
+use crate::mail::SmtpTls;
+
 /// The options of `bailiwick serve`.
 #[derive(Args, Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -49,6 +51,32 @@ pub struct ServeArgs {
     /// Credits that the platform takes for each extension call
     #[arg(long, env = "BAILIWICK_CALL_PRICE", default_value_t = 1)]
     pub call_price: i64,
+    /// What links in mails begin with, as people reach this server; without it, where it listens
+    #[arg(long, env = "BAILIWICK_PUBLIC_URL")]
+    pub public_url: Option<String>,
+    /// Who mails are from: `Name <name@example.com>`; needed with a mail server
+    #[arg(long, env = "BAILIWICK_MAIL_FROM")]
+    pub mail_from: Option<String>,
+    /// The mail server; without one mails are written to DATA_DIR/outbox
+    #[arg(long, env = "BAILIWICK_SMTP_HOST")]
+    pub smtp_host: Option<String>,
+    /// The mail server's port; 587, 465 or 25 by --smtp-tls
+    #[arg(long, env = "BAILIWICK_SMTP_PORT")]
+    pub smtp_port: Option<u16>,
+    /// How the connection to the mail server is protected
+    #[arg(long, env = "BAILIWICK_SMTP_TLS", value_enum, default_value_t)]
+    pub smtp_tls: SmtpTls,
+    /// Who logs in to the mail server
+    #[arg(long, env = "BAILIWICK_SMTP_USER")]
+    pub smtp_user: Option<String>,
+    /// The password for the mail server
+    #[arg(long, env = "BAILIWICK_SMTP_PASSWORD", hide_env_values = true)]
+    #[serde(skip)]
+    pub smtp_password: Option<Hidden>,
+    /// How many seconds the mail server has to take a mail
+    #[arg(long, env = "BAILIWICK_SMTP_TIMEOUT_S", default_value_t = 20,
+          value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub smtp_timeout_s: u64,
     /// Go on with a journal that lost acknowledged commits; the hash is in the refusal
     #[arg(long)]
     #[serde(skip)]
@@ -151,7 +179,14 @@ impl ServeArgs {
             anonymous_rate,
             token_cache,
             call_price,
-            operator_email
+            operator_email,
+            public_url,
+            mail_from,
+            smtp_host,
+            smtp_port,
+            smtp_tls,
+            smtp_user,
+            smtp_timeout_s
         );
         Ok(self)
     }

@@ -13,6 +13,7 @@ pub mod demo;
 pub mod extract;
 pub mod front;
 pub mod load;
+pub mod mail;
 pub mod metrics;
 pub mod once;
 pub mod openapi;

@@ -7,6 +7,7 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcomm
 use gateway::config::ServeArgs;
 use gateway::start::{Running, start};
 use gateway::{demo, load, routes};
+use identity::mail::PostOffice;
 use tracing_subscriber::EnvFilter;
 
 /// Gives freed memory back sooner than the C library's own, and serves many threads faster.
@@ -116,6 +117,7 @@ fn banner(args: &ServeArgs, running: &Running) {
     say(&format!("  console  {url}/console"));
     say(&format!("  docs     {url}/docs"));
     say(&format!("  data     {}", args.data_dir.display()));
+    say(&format!("  mail     {}", running.app.system.port::<PostOffice>().mailer_name()));
     let Some(first) = &running.first_start else { return };
     say("First start. This is shown once:");
     say(&format!("  operator       {}", args.operator_email));

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
+use identity::mail::PostOffice;
 use parking_lot::RwLock;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{
@@ -121,6 +122,7 @@ impl Metrics {
         registry.register_with_unit("http_request_duration", help, Unit::Seconds, took);
         register_journal(&mut registry, system);
         register_kinds(&mut registry, system);
+        register_mail(&mut registry, system);
         let mut text = String::new();
         encode(&mut text, &registry)?;
         Ok(text)
@@ -142,6 +144,22 @@ fn register_journal(registry: &mut Registry, system: &System) {
     let depth = Figure::default();
     depth.set(figures.queue_depth as i64);
     journal.register("queue_depth", "Works waiting for the writer", depth);
+}
+
+fn register_mail(registry: &mut Registry, system: &System) {
+    let figures = system.port::<PostOffice>().figures();
+    let mail = registry.sub_registry_with_prefix("mail");
+    let mut total = |name: &str, help: &str, value: u64| {
+        let counter = Total::default();
+        counter.inc_by(value);
+        mail.register(name, help, counter);
+    };
+    total("sent", "Mails that were taken", figures.sent);
+    total("failures", "Attempts to send a mail that failed", figures.failed);
+    total("given_up", "Mails that were given up", figures.given_up);
+    let waiting = Figure::default();
+    waiting.set(figures.waiting as i64);
+    mail.register("waiting", "Mails that wait to be taken", waiting);
 }
 
 fn register_kinds(registry: &mut Registry, system: &System) {

@@ -28,6 +28,7 @@ use crate::app::{App, Parts};
 use crate::authenticate::ServiceToken;
 use crate::config::{Hidden, ServeArgs};
 use crate::front::Front;
+use crate::mail::{self, MailError};
 use crate::metrics::Metrics;
 use crate::{routes, server};
 
@@ -77,6 +78,9 @@ pub enum StartError {
     /// The password hasher did not start.
     #[error("the password hasher did not start: {0}")]
     Hasher(#[from] identity::password::HashError),
+    /// Mail cannot be sent as the settings say.
+    #[error(transparent)]
+    Mail(#[from] MailError),
     /// The system's own actors did not start.
     #[error("the system's own actors did not start: {0}")]
     Supervisor(#[from] ractor::SpawnErr),
@@ -90,6 +94,7 @@ impl StartError {
             Self::Open(OpenError::InUse(_)) => 75,
             Self::Open(OpenError::Folder { .. }) => 73,
             Self::Open(_) | Self::Keys(_) | Self::MasterKey | Self::MasterKeyMissing(_) => 78,
+            Self::Mail(_) => 78,
             Self::Read(_) => 74,
             Self::Refused(_) | Self::Hasher(_) | Self::Supervisor(_) => 70,
         }
@@ -182,12 +187,14 @@ pub async fn start(args: &ServeArgs) -> Result<Running, StartError> {
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|source| StartError::Listen { address, source })?;
     let address = listener.local_addr().unwrap_or(address);
+    let post_office = mail::post_office(args, &format!("http://{address}"))?;
     let fresh = is_fresh(&args.data_dir);
     let lock = FolderLock::take(&args.data_dir)?;
     let master = master_key(&args.data_dir, args.master_key.as_ref())?;
     let identity = new_identity(args, &master)?;
     let journal = open_journal(args, &master)?;
-    let builder = identity::register(System::builder(SystemOptions::new(journal)), &identity);
+    let builder = System::builder(SystemOptions::new(journal)).port(post_office);
+    let builder = identity::register(builder, &identity);
     let builder = control::register(billing::register(activity::register(builder)));
     let apps = extensions::Apps::new();
     let settings = extensions::Settings {

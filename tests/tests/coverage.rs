@@ -31,7 +31,9 @@ const UNDOCUMENTED: &[&str] = &[
     "/metrics",
     "/openapi/{name}",
     "/readyz",
+    "/reset-password",
     "/v1/openapi.json",
+    "/verify-email",
     "console::SCRIPT_PATH",
     "console::STYLE_PATH",
 ];

@@ -41,3 +41,6 @@ mod bad_input;
 
 #[path = "journeys/refused_starts.rs"]
 mod refused_starts;
+
+#[path = "journeys/mail.rs"]
+mod mail;

@@ -2,11 +2,13 @@
 //!
 //! A tenant has one [`wallet`]. Whatever spends goes through it and through nothing else, so that
 //! its books balance by themselves. [`numbers`] hands out integer ids, [`plans`] is the catalogue;
-//! [`sign_up`] makes a person a user with a tenant and a wallet.
+//! [`sign_up`] makes a person a user with a tenant and a wallet; [`verification`] is what the
+//! e-mail address is good for once it is verified.
 
 pub mod numbers;
 pub mod plans;
 pub mod sign_up;
+pub mod verification;
 pub mod wallet;
 
 use supervision::system::SystemBuilder;

@@ -4,13 +4,20 @@
 //! A process: it is durable before its first step, and every step may be repeated, so it ends
 //! whatever happens in between. The address is reserved first and confirmed last; until then
 //! nobody can log in.
+//!
+//! A sign-up by mail ends with a mail: with a link that verifies the address, or, when the address
+//! has an account already, with one that says so. Whoever asks is answered the same before that is
+//! known, and nobody gets in by the new password before the link was used.
 
 use std::time::Duration;
 
+use identity::Identity;
 use identity::claim::{Claim, ClaimKey, ClaimTarget, Confirm, EmailAddress, Release, Reserve};
+use identity::mail::{self, Draft, Letter};
+use identity::mail_link::Purpose;
 use identity::password::PasswordHash;
 use identity::tenant::{self, OWNER_ROLE, Tenant};
-use identity::user::{self, AuthMethod, Membership, User};
+use identity::user::{self, AuthMethod, AwaitVerification, Membership, User};
 use serde::{Deserialize, Serialize};
 use supervision::{
     Address, Class, Command, EffectContext, Entity, Handle, Origin, Process, Refusal, System,
@@ -35,6 +42,7 @@ const COMPANY: &str = "sign_up.company";
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct SignUp {
     started: Option<Started>,
+    mail: Option<MailWanted>,
     retry_at: Timestamp,
     retries: u32,
     ended: Option<Ended>,
@@ -49,6 +57,13 @@ pub struct Started {
     company: Option<Personal>,
     password: PasswordHash,
     role: String,
+}
+
+/// It ends with a mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MailWanted {
+    /// Whether nobody gets in, nor is told anything else, before the address is verified.
+    pub verify_first: bool,
 }
 
 /// It is tried once more.
@@ -70,6 +85,8 @@ supervision::events! {
         Retried(Retried) = "retried", 1;
         /// It is over.
         Ended(Ended) = "ended", 1;
+        /// It ends with a mail.
+        MailWanted(MailWanted) = "mail_wanted", 1;
     }
 }
 
@@ -77,7 +94,7 @@ supervision::events! {
 #[derive(Clone, Debug)]
 pub enum SignUpEffect {
     /// All its steps, in order.
-    Go(Box<Started>),
+    Go(Box<Started>, Option<MailWanted>),
 }
 
 impl SignUp {
@@ -93,6 +110,7 @@ impl Entity for SignUp {
     const KIND: &'static str = "sign_up";
     // Over in a moment, and asked again only when a client repeats.
     const IDLE: Duration = Duration::from_secs(5);
+    const SNAPSHOT_VERSION: u16 = 2;
     type Event = SignUpEvent;
     type Effect = SignUpEffect;
 
@@ -108,6 +126,7 @@ impl Entity for SignUp {
                 self.retry_at = at.plus_ms(pause_ms.min(RETRY_MS_MAX));
             }
             SignUpEvent::Ended(ended) => self.ended = Some(ended.clone()),
+            SignUpEvent::MailWanted(mail) => self.mail = Some(*mail),
         }
     }
 
@@ -117,7 +136,7 @@ impl Entity for SignUp {
 
     fn resume(&self) -> Vec<SignUpEffect> {
         let pending = self.started.iter().filter(|_| self.is_pending());
-        pending.map(|started| SignUpEffect::Go(Box::new(started.clone()))).collect()
+        pending.map(|started| SignUpEffect::Go(Box::new(started.clone()), self.mail)).collect()
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
@@ -132,9 +151,10 @@ impl Entity for SignUp {
         }
     }
 
-    async fn perform(SignUpEffect::Go(started): SignUpEffect, context: EffectContext<Self>) {
+    async fn perform(effect: SignUpEffect, context: EffectContext<Self>) {
+        let SignUpEffect::Go(started, mail) = effect;
         let EffectContext { system, address, origin, .. } = context;
-        let refusal = match steps(&system, &started, &origin).await {
+        let refusal = match steps(&system, &started, mail, &origin).await {
             Ok(()) => None,
             // These say nothing about the sign-up: the reminder tries again.
             Err(refusal) if refusal.class.may_pass() => return,
@@ -154,7 +174,12 @@ impl Entity for SignUp {
     }
 }
 
-async fn steps(system: &System, started: &Started, origin: &Origin) -> Result<(), Refusal> {
+async fn steps(
+    system: &System,
+    started: &Started,
+    mail: Option<MailWanted>,
+    origin: &Origin,
+) -> Result<(), Refusal> {
     let Started { user, password, role, .. } = started.clone();
     let (tenant, keys) = (user.direct_tenant(), system.journal().keys());
     let erased = || Refusal::new(Class::Gone, "erased", "this person was erased meanwhile");
@@ -162,9 +187,16 @@ async fn steps(system: &System, started: &Started, origin: &Origin) -> Result<()
     let open = |field: &Option<Personal>, label| field.as_ref().and_then(|it| it.open(keys, label));
     let (name, company) = (open(&started.name, NAME), open(&started.company, COMPANY));
     let claims = system.directory::<Claim>();
-    let claim = EmailAddress::new(&email)?.claim(&system.port::<ClaimKey>());
-    claims.ask(&claim, Reserve { holder: user.0 }, origin.clone()).await?;
-
+    let to = EmailAddress::new(&email)?;
+    let claim = to.claim(&system.port::<ClaimKey>());
+    let verify_first = mail.is_some_and(|mail| mail.verify_first);
+    match claims.ask(&claim, Reserve { holder: user.0 }, origin.clone()).await {
+        Err(refusal) if verify_first && refusal.code == "already_claimed" => {
+            say_already_registered(system, user, tenant, to, user.0, origin).await?;
+            return Err(refusal);
+        }
+        reserved => reserved?,
+    };
     let create = tenant::Create {
         id: tenant,
         name: company.or_else(|| name.clone()).unwrap_or_else(|| "Personal".to_owned()),
@@ -186,13 +218,37 @@ async fn steps(system: &System, started: &Started, origin: &Origin) -> Result<()
         attributes: JsonBytes::default(),
     };
     let users = system.directory::<User>();
-    users.ask(&User::address(user, tenant), create, origin.clone()).await?;
+    let address = User::address(user, tenant);
+    users.ask(&address, create, origin.clone()).await?;
+    if verify_first {
+        users.ask(&address, AwaitVerification {}, origin.clone()).await?;
+    }
     let grant = Grant::welcome(GrantId(user.0), tenant);
     let wallets = system.directory::<Wallet>();
     wallets.ask(&wallet_address(tenant), grant, origin.clone()).await?;
     let confirm = Confirm { holder: user.0, target: ClaimTarget { user, tenant } };
     claims.ask(&claim, confirm, origin.clone()).await?;
+    if mail.is_some() {
+        // The user's id is the link's and the mail's as well, so that each is made once.
+        let (identity, purpose) = (system.port::<Identity>(), Purpose::VerifyEmail);
+        identity.send_link(purpose, user, user.0, origin.clone()).await?;
+    }
     Ok(())
+}
+
+async fn say_already_registered(
+    system: &System,
+    user: UserId,
+    home: TenantId,
+    to: EmailAddress,
+    id: u128,
+    origin: &Origin,
+) -> Result<(), Refusal> {
+    if !system.port::<Identity>().may_mail(&to)? {
+        return Ok(());
+    }
+    let letter = Letter::AlreadyRegistered {};
+    mail::send(system, Draft { id, user, home, to, letter }, origin.clone()).await
 }
 
 /// Begins a sign-up. A repetition is no change.
@@ -219,26 +275,57 @@ impl Handle<Start> for SignUp {
     type Reply = ();
 
     fn handle(turn: &mut Turn<'_, Self>, command: Start) -> Result<(), Refusal> {
-        if let Some(started) = &turn.state().started {
-            let known = started.email.open(turn.keys(), EMAIL);
-            let message = "this Idempotency-Key was used with another body; use a new key";
-            let reused = || Refusal::new(Class::Invalid, "idempotency_key_reused", message);
-            return (known.as_ref() == Some(&command.email)).then_some(()).ok_or_else(reused);
-        }
-        let Start { user, email, name, company, password, role } = command;
-        let seal = |label, plain: &str| Personal::seal(turn.keys(), user, label, plain);
-        let started = Started {
-            user,
-            email: seal(EMAIL, &email)?,
-            name: name.map(|name| seal(NAME, &name)).transpose()?,
-            company: company.map(|company| seal(COMPANY, &company)).transpose()?,
-            password,
-            role,
-        };
-        turn.effect(SignUpEffect::Go(Box::new(started.clone())));
-        turn.record(SignUpEvent::Started(started));
-        Ok(())
+        begin(turn, command, None)
     }
+}
+
+/// As [`Start`], for a sign-up that ends with a mail.
+pub struct StartByMail {
+    /// Who signs up.
+    pub start: Start,
+    /// What becomes of it before the address is verified.
+    pub mail: MailWanted,
+}
+
+impl Command for StartByMail {
+    const NAME: &'static str = "start_by_mail";
+}
+
+impl Handle<StartByMail> for SignUp {
+    type Reply = ();
+
+    fn handle(turn: &mut Turn<'_, Self>, command: StartByMail) -> Result<(), Refusal> {
+        begin(turn, command.start, Some(command.mail))
+    }
+}
+
+fn begin(
+    turn: &mut Turn<'_, SignUp>,
+    command: Start,
+    mail: Option<MailWanted>,
+) -> Result<(), Refusal> {
+    if let Some(started) = &turn.state().started {
+        let known = started.email.open(turn.keys(), EMAIL);
+        let message = "this Idempotency-Key was used with another body; use a new key";
+        let reused = || Refusal::new(Class::Invalid, "idempotency_key_reused", message);
+        return (known.as_ref() == Some(&command.email)).then_some(()).ok_or_else(reused);
+    }
+    let Start { user, email, name, company, password, role } = command;
+    let seal = |label, plain: &str| Personal::seal(turn.keys(), user, label, plain);
+    let started = Started {
+        user,
+        email: seal(EMAIL, &email)?,
+        name: name.map(|name| seal(NAME, &name)).transpose()?,
+        company: company.map(|company| seal(COMPANY, &company)).transpose()?,
+        password,
+        role,
+    };
+    turn.effect(SignUpEffect::Go(Box::new(started.clone()), mail));
+    turn.record(SignUpEvent::Started(started));
+    if let Some(mail) = mail {
+        turn.record(SignUpEvent::MailWanted(mail));
+    }
+    Ok(())
 }
 
 /// Notes how the steps went.
@@ -299,6 +386,17 @@ impl Process for SignUp {
 
 /// Signs somebody up and waits for the end. 409 `email_taken` for an address that has an account.
 pub async fn sign_up(system: &System, start: Start, origin: Origin) -> Result<SignedUp, Refusal> {
+    sign_up_with(system, start, false, origin).await
+}
+
+/// As [`sign_up`]; with `verify` the address is mailed a link, without which the user may log in
+/// all the same.
+pub async fn sign_up_with(
+    system: &System,
+    start: Start,
+    verify: bool,
+    origin: Origin,
+) -> Result<SignedUp, Refusal> {
     let (address, user) = (SignUp::address(start.user), start.user);
     let claim = EmailAddress::new(&start.email)?.claim(&system.port::<ClaimKey>());
     let claims = system.directory::<Claim>();
@@ -309,7 +407,12 @@ pub async fn sign_up(system: &System, start: Start, origin: Origin) -> Result<Si
         return Err(email_taken());
     }
     let processes = system.directory::<SignUp>();
-    processes.ask(&address, start, origin.clone()).await?;
+    if verify {
+        let mail = MailWanted { verify_first: false };
+        processes.ask(&address, StartByMail { start, mail }, origin.clone()).await?;
+    } else {
+        processes.ask(&address, start, origin.clone()).await?;
+    }
     let ended = processes.wait(&address, origin.clone());
     let ended = tokio::time::timeout(WAIT_LIMIT, ended).await;
     let outcome = ended.unwrap_or_else(|_| Err(Refusal::in_doubt()))?;
@@ -320,6 +423,28 @@ pub async fn sign_up(system: &System, start: Start, origin: Origin) -> Result<Si
         }
     }
     outcome
+}
+
+/// Begins a sign-up that only a mail tells the outcome of. Answered once it is durable that the
+/// mail will go out; the answer is the same whether or not the address has an account.
+pub async fn sign_up_by_mail(system: &System, start: Start, origin: Origin) -> Result<(), Refusal> {
+    let (address, user) = (SignUp::address(start.user), start.user);
+    let to = EmailAddress::new(&start.email)?;
+    let claim = to.claim(&system.port::<ClaimKey>());
+    let claims = system.directory::<Claim>();
+    let confirmed = claims.look(&claim, origin.clone(), Claim::confirmed).await?;
+    match confirmed.filter(|(holder, _)| *holder != user.0) {
+        // It costs no process and no tenant, and stands where the owner of the address sees it.
+        Some((_, target)) => {
+            let ClaimTarget { user: owner, tenant } = target;
+            say_already_registered(system, owner, tenant, to, user.0, &origin).await
+        }
+        None => {
+            let mail = MailWanted { verify_first: true };
+            let begin = StartByMail { start, mail };
+            system.directory::<SignUp>().ask(&address, begin, origin).await
+        }
+    }
 }
 
 fn email_taken() -> Refusal {

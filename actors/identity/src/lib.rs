@@ -1,11 +1,11 @@
 //! Who somebody is: claims on what must be unique, users, tenants, sessions, and the tokens that
 //! stand for them.
 //!
-//! [`claim`], [`user`], [`tenant`], [`session`], [`api_key`] and [`signing`] are the kinds of
-//! actors, and so are [`invitation`] and the process [`new_tenant`]; [`role`] is what roles and
-//! scopes there are. [`service::Identity`] is what the gateway and the other crates call. Below
-//! them are the pure parts: [`password`], [`refresh`], [`signing_keys`], [`token`] and
-//! [`token_cache`].
+//! [`claim`], [`user`], [`tenant`], [`session`], [`api_key`], [`signing`], [`mail`] and
+//! [`mail_link`] are the kinds of actors, and so are [`invitation`] and the process [`new_tenant`];
+//! [`role`] is what roles and scopes there are. [`service::Identity`] is what the gateway and the
+//! other crates call. Below them are the pure parts: [`password`], [`refresh`], [`signing_keys`],
+//! [`token`] and [`token_cache`].
 
 pub mod api_key;
 pub mod claim;
@@ -15,10 +15,13 @@ pub mod key_check;
 pub mod login;
 pub mod mail;
 pub mod mail_link;
+mod mail_text;
 pub mod membership;
 pub mod new_tenant;
 pub mod operator;
 pub mod password;
+pub mod password_import;
+pub mod password_rules;
 pub mod refresh;
 pub mod role;
 pub mod service;
@@ -41,7 +44,8 @@ pub use inviting::{InvitationView, Joining};
 pub use service::{Identity, IdentitySettings};
 
 /// Registers the kinds, and the ports that this crate and those to its right use: [`Identity`],
-/// [`claim::ClaimKey`], [`token_cache::Epochs`] and [`signing::SigningKeys`].
+/// [`claim::ClaimKey`], [`token_cache::Epochs`], [`signing::SigningKeys`] and
+/// [`mail_link::LinkKey`]. Who sends mail puts in a [`mail::PostOffice`].
 pub fn register(builder: SystemBuilder, identity: &Arc<Identity>) -> SystemBuilder {
     builder
         .kind::<claim::Claim>()
@@ -52,6 +56,8 @@ pub fn register(builder: SystemBuilder, identity: &Arc<Identity>) -> SystemBuild
         .kind::<signing::SigningKeyRing>()
         .kind::<invitation::Invitation>()
         .kind::<new_tenant::NewTenant>()
+        .kind::<mail::Mail>()
+        .kind::<mail_link::MailLink>()
         .port(identity.clone())
         .port(identity.claim_key().clone())
         .port(identity.epochs().clone())

@@ -5,6 +5,7 @@
 //!   cost: each looks at a claim and a user, and computes one hash.
 //! - An access token is signed only for an open session of an active user in an active tenant,
 //!   with the epochs as they stand.
+//! - No session outlives its password by being opened while that is changed.
 //! - 401 means that a login is over or was none; whatever else goes wrong is another status.
 //!
 //! Deliberate limits
@@ -31,7 +32,7 @@ use crate::tenant::Tenant;
 use crate::throttle::Pair;
 use crate::token::{self, CarriedEpochs, Claims};
 use crate::token_cache::OwnerClass;
-use crate::user::{Account, ChangePassword, EMAIL_LABEL, Membership, RenewHash, User};
+use crate::user::{Account, EMAIL_LABEL, Membership, RenewHash, ReplacePassword, User};
 use crate::{internal, invalid_token, unix_ms};
 
 /// How many sessions [`Identity::open_sessions`] shows, and one step of ending them takes.
@@ -143,10 +144,17 @@ impl Identity {
         let account = self.check_password(found, &password).await?;
         self.throttle.succeeded(pair);
         let (user, session) = (account.user, SessionId(system.new_id()));
+        let password_changes = account.password_changes;
         let entry = self.admit(&system, account).await?;
         let tokens = self
             .open(&system, entry, session, attempt.device, attempt.life, attempt.request)
             .await?;
+        // Whoever changes the password meanwhile ends the sessions that there are, not this one.
+        let present = self.account(user, None).await?;
+        if present.is_none_or(|account| account.password_changes != password_changes) {
+            self.revoke_session(user, session, origin_of(user, attempt.request)).await?;
+            return Err(invalid_credentials());
+        }
         self.note_login(user, system.clock().now());
         Ok(tokens)
     }
@@ -359,8 +367,9 @@ impl Identity {
         Ok(())
     }
 
-    /// Changes the caller's password, which ends all of the user's sessions. 403 `wrong_password`,
-    /// 422 for a new one that is too short or too long, 429 as for logins.
+    /// Changes the caller's password, which ends all of the user's sessions but the caller's own,
+    /// and tells the user by mail. 403 `wrong_password`, 422 for a new one that is not accepted,
+    /// 429 as for logins.
     pub async fn change_password(
         &self,
         caller: &Caller,
@@ -384,9 +393,15 @@ impl Identity {
             _ => refusal,
         })?;
         self.throttle.succeeded(pair);
-        let password = self.hash_password(new).await?;
-        let change = ChangePassword { password, replaces: account.password };
-        self.change_user(user, change, origin).await.map(drop)
+        let email = account.email.open(self.system()?.journal().keys(), EMAIL_LABEL);
+        let own = [email.as_deref().unwrap_or_default()];
+        let password = self.hash_new_password("new_password", new, &own).await?;
+        let replace = ReplacePassword { password, replaces: account.password };
+        let address = self.user_address(user)?.ok_or_else(|| Refusal::not_found("user"))?;
+        let system = self.system()?;
+        system.directory::<User>().ask(&address, replace, origin.clone()).await?;
+        self.revoke_other_sessions(user, None, caller.session, origin.clone()).await?;
+        self.tell_password_changed(user, system.new_id(), origin).await
     }
 
     /// Ends every session of a user but the one to keep, in one tenant or in all. Answers how

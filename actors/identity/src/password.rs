@@ -10,7 +10,7 @@
 //! - The characters of a password are taken as they come: no trimming, no Unicode normalisation.
 //! - Equal time for known and unknown users holds for hashes made under the present policy; after
 //!   the policy changed, an older hash costs what it used to until its owner logs in.
-//! - No pepper, and no list of common passwords.
+//! - No pepper. Which passwords may be chosen is in [`crate::password_rules`].
 //!
 //! Parameters: OWASP Password Storage Cheat Sheet; algorithm: RFC 9106; text form: the PHC string
 //! format.
@@ -28,6 +28,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
+
+use crate::password_import;
 
 /// The fewest characters a new password may have.
 pub const PASSWORD_CHARS_MIN: usize = 8;
@@ -66,6 +68,11 @@ impl Password {
         }
     }
 
+    /// The password in clear.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+
     fn bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
@@ -92,6 +99,12 @@ pub enum PasswordError {
         /// The limit.
         max: usize,
     },
+    /// Among the first that are tried.
+    #[error("this password is too common, or too easy to guess; choose a longer or rarer one")]
+    Common,
+    /// Made of the user's own name, address or company.
+    #[error("this password is made of words about you, which are tried first; choose another")]
+    Personal,
 }
 
 impl PasswordError {
@@ -100,11 +113,14 @@ impl PasswordError {
         match self {
             Self::TooShort { .. } => "password_too_short",
             Self::TooLong { .. } => "password_too_long",
+            Self::Common => "password_too_common",
+            Self::Personal => "password_too_personal",
         }
     }
 }
 
-/// A stored password: the PHC string of its hash. It serialises as that string, and never prints.
+/// A stored password: the text of its hash, a PHC string or, until its owner logs in, another that
+/// [`password_import`] reads. It serialises as that string, and never prints.
 #[derive(Clone, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PasswordHash(String);
@@ -342,6 +358,13 @@ impl Worker {
         password: &Password,
         stored: Option<&PasswordHash>,
     ) -> Result<Verdict, HashError> {
+        if let Some(stored) = stored.filter(|stored| !password_import::is_argon2(stored.as_str())) {
+            let is_right = password_import::verify(password.expose(), stored.as_str());
+            return match is_right.map_err(|_| HashError::Stored)? {
+                true => Ok(Verdict::MatchNeedsRehash),
+                false => Ok(Verdict::NoMatch),
+            };
+        }
         let parsed = phc::PasswordHash::new(stored.unwrap_or(&self.dummy).as_str())
             .map_err(|_| HashError::Stored)?;
         let params = Params::try_from(&parsed).map_err(|_| HashError::Stored)?;

@@ -21,17 +21,18 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use persistence::Generations;
 use serde_json::Value;
-use supervision::{Address, Command, Entity, Handle, Origin, Refusal, System, Timestamp};
+use supervision::{Address, Class, Command, Entity, Handle, Origin, Refusal, System, Timestamp};
 use types::{Caller, CallerKind, JsonBytes, Scopes, SessionId, TenantId, UserId};
 
-use crate::claim::ClaimKey;
+use crate::claim::{ClaimKey, EmailAddress};
 use crate::key_check::KeyDesk;
-use crate::password::{HashError, Hasher, Password, PasswordHash};
+use crate::password::{HashError, Hasher, Password, PasswordError, PasswordHash};
+use crate::password_rules;
 use crate::session::{ENDED_EPOCH, Revoke, Session};
 use crate::signing::{Install, Rotate, SigningKeyRing, SigningKeys};
 use crate::signing_keys::{KeyError, KeySet, SigningAlgorithm};
 use crate::tenant::Tenant;
-use crate::throttle::{ATTEMPTS_MAX, Throttle};
+use crate::throttle::{ATTEMPTS_MAX, Pair, Throttle};
 use crate::token::{self, CarriedEpochs, Claims, TOKEN_BYTES_MAX};
 use crate::token_cache::{
     self, CACHE_CAPACITY, CredentialDigest, Epochs, OwnerClass, OwnerKey, TokenCache,
@@ -43,6 +44,8 @@ use crate::{internal, invalid_token, unix_ms};
 pub const LOGINS_KEPT: usize = 65_536;
 /// How many users' places are remembered, at most twice over.
 const HOMES_KEPT: usize = 16_384;
+/// How many mails a minute are free, by network address and by recipient.
+pub const MAILS_MAX: u32 = 10;
 /// How many of a user's tenants [`Identity::tenants`] shows.
 pub const TENANTS_SHOWN_MAX: usize = 100;
 
@@ -63,6 +66,8 @@ pub struct IdentitySettings {
     pub key_period_ms: u64,
     /// How many login attempts a minute are free, by address and account.
     pub login_attempts_max: u32,
+    /// How many mails a minute strangers may ask for, by network address and by recipient.
+    pub mails_max: u32,
     /// How many verified tokens are held.
     pub cache_capacity: usize,
 }
@@ -77,6 +82,7 @@ impl Default for IdentitySettings {
             algorithm: SigningAlgorithm::default(),
             key_period_ms: 30 * 24 * 3_600_000,
             login_attempts_max: ATTEMPTS_MAX,
+            mails_max: MAILS_MAX,
             cache_capacity: CACHE_CAPACITY,
         }
     }
@@ -136,6 +142,8 @@ pub struct Identity {
     pub(crate) settings: IdentitySettings,
     pub(crate) hasher: Hasher,
     pub(crate) throttle: Throttle,
+    /// Mails that strangers ask for.
+    pub(crate) mails: Throttle,
     claim_key: Arc<ClaimKey>,
     keys: Arc<SigningKeys>,
     epochs: Arc<Epochs>,
@@ -154,6 +162,7 @@ impl Identity {
         Arc::new(Self {
             hasher,
             throttle: Throttle::new(settings.login_attempts_max),
+            mails: Throttle::new(settings.mails_max),
             claim_key: Arc::new(claim_key),
             keys: Arc::default(),
             tokens: TokenCache::new(settings.cache_capacity, epochs.clone()),
@@ -368,15 +377,44 @@ impl Identity {
         join_all(views).await.into_iter().collect()
     }
 
+    /// Counts a mail that a stranger at this network address asks for: 429 `too_many_mails`.
+    pub fn admit_mail(&self, address: &str) -> Result<(), Refusal> {
+        let now = self.system()?.clock().now();
+        self.mails.begin(Pair::new(address, "mail"), now).map_err(|retry_after_ms| {
+            let message = "too many mails were asked for from here";
+            Refusal::new(Class::TooMany, "too_many_mails", message).retry_after(retry_after_ms)
+        })
+    }
+
+    /// Counts a mail to somebody who may not have asked for it. Says whether it may be sent.
+    pub fn may_mail(&self, to: &EmailAddress) -> Result<bool, Refusal> {
+        let now = self.system()?.clock().now();
+        Ok(self.mails.begin(Pair::new("mail to", to.as_str()), now).is_ok())
+    }
+
     pub(crate) fn note_login(&self, user: UserId, at: Timestamp) {
         self.logins.lock().insert(user, at);
     }
 
-    /// The hash of a password that somebody wants to have: 422 when it is too short or too long.
+    /// The hash of a password that somebody wants to have: 422 when [`password_rules`] refuses it.
     pub async fn hash_password(&self, password: String) -> Result<PasswordHash, Refusal> {
-        let password = Password::new(password)
-            .map_err(|error| Refusal::invalid("password", error.to_string()))?;
-        self.hasher.hash(password).await.map_err(hash_refusal)
+        self.hash_new_password("password", password, &[]).await
+    }
+
+    /// As [`Identity::hash_password`], for the request's `field`; `own` are words about the user,
+    /// which make no password.
+    pub async fn hash_new_password(
+        &self,
+        field: &str,
+        password: String,
+        own: &[&str],
+    ) -> Result<PasswordHash, Refusal> {
+        let refused = |error: PasswordError| Refusal::invalid(field, error.to_string());
+        let password = Password::new(password).map_err(refused)?;
+        let own: Vec<String> = own.iter().map(|word| (*word).to_owned()).collect();
+        let checked =
+            in_background(move || password_rules::check(&password, &own).map(|()| password));
+        self.hasher.hash(checked.await?.map_err(refused)?).await.map_err(hash_refusal)
     }
 
     /// Asks a user for a change that answers the epoch, and raises it. Every such command revokes.

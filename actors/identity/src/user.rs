@@ -14,6 +14,8 @@
 //!   is here. After a tenant's own creation nobody else writes memberships.
 //! - The last login is an observation and is not kept here.
 
+mod passwords;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +26,11 @@ use types::{JsonBytes, Personal, Scopes, TenantId, UserId, home_of, owner_of_use
 use crate::password::PasswordHash;
 use crate::token_cache::{Epochs, OwnerClass, OwnerKey};
 use crate::unix_ms;
+
+pub use passwords::{
+    AwaitVerification, Conclude, PasswordReplaced, ReplacePassword, ResetPassword,
+    VerificationAwaited,
+};
 
 /// How many tenants one user may belong, or have belonged, to.
 pub const MEMBERSHIPS_MAX: usize = 1_000;
@@ -98,6 +105,10 @@ pub struct User {
     pub sessions_from: u64,
     /// The number of the latest change that each tenant has told of.
     pub told: BTreeMap<TenantId, u64>,
+    /// Whether nobody gets in by password before the address is verified.
+    pub awaits_verification: bool,
+    /// How often another password was set.
+    pub password_changes: u64,
 }
 
 /// What a login or a token check needs of a user.
@@ -119,6 +130,8 @@ pub struct Account {
     pub sessions_from: u64,
     /// The epoch of the user's tokens for that tenant.
     pub membership_epoch: u64,
+    /// See [`User::password_changes`].
+    pub password_changes: u64,
 }
 
 impl User {
@@ -140,11 +153,12 @@ impl User {
             membership_epoch: membership.and_then(told).unwrap_or_default(),
             user: profile.id,
             email: profile.email.clone(),
-            password: profile.password.clone(),
+            password: profile.password.clone().filter(|_| !self.awaits_verification),
             active: profile.active,
             membership: membership.map(|(tenant, membership)| (*tenant, membership.clone())),
             epoch: self.epoch,
             sessions_from: self.sessions_from,
+            password_changes: self.password_changes,
         })
     }
 
@@ -260,6 +274,10 @@ supervision::events! {
         ActiveSet(ActiveSet) = "active_set", 1;
         /// Tokens and sessions revoked.
         TokensRevoked(TokensRevoked) = "tokens_revoked", 1;
+        /// No password counts before the address is verified.
+        VerificationAwaited(VerificationAwaited) = "verification_awaited", 1;
+        /// Another password, while sessions go on.
+        PasswordReplaced(PasswordReplaced) = "password_replaced", 1;
     }
 }
 
@@ -289,12 +307,21 @@ impl Entity for User {
         let Some(profile) = &mut self.profile else { return };
         match event {
             UserEvent::Created(_) => {}
-            UserEvent::EmailVerified(_) => profile.email_verified = true,
+            UserEvent::EmailVerified(_) => {
+                profile.email_verified = true;
+                self.awaits_verification = false;
+            }
             UserEvent::PasswordRehashed(it) => profile.password = Some(it.password.clone()),
             UserEvent::AttributesSet(it) => profile.attributes = it.attributes.clone(),
             UserEvent::PasswordChanged(it) => {
                 profile.password = Some(it.password.clone());
+                self.password_changes += 1;
                 self.raise_epoch(true);
+            }
+            UserEvent::VerificationAwaited(_) => self.awaits_verification = true,
+            UserEvent::PasswordReplaced(it) => {
+                profile.password = Some(it.password.clone());
+                self.password_changes += 1;
             }
             UserEvent::MembershipSet(it) => {
                 profile.memberships.insert(it.tenant, it.membership.clone());
@@ -328,6 +355,7 @@ impl Entity for User {
             "id": profile.id, "home": profile.home, "active": profile.active,
             "has_password": profile.password.is_some(), "auth_method": profile.auth_method.name(),
             "email_verified": profile.email_verified,
+            "awaits_verification": self.awaits_verification,
             "memberships": serde_json::Map::from_iter(profile.memberships.iter().map(role)),
             "created_at": types::rfc3339(profile.created_at),
             "epoch": self.epoch, "sessions_from": self.sessions_from,

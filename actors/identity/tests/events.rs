@@ -10,6 +10,8 @@ use data_encoding::HEXLOWER;
 use identity::api_key::{self, ApiKey, ApiKeyEvent, ApiKeys, Maker};
 use identity::claim::{self, Claim, ClaimEvent, ClaimTarget};
 use identity::invitation::{self, Invitation, InvitationEvent};
+use identity::mail::{self, Letter, Mail, MailEvent};
+use identity::mail_link::{self, MailLink, MailLinkEvent, Purpose};
 use identity::new_tenant::{self, NewTenant, NewTenantEvent};
 use identity::refresh::{EndReason, TokenHash};
 use identity::role::{Role, Terms};
@@ -111,6 +113,7 @@ fn users() {
         attributes: attributes.clone(),
     };
     let password = created.password.clone().unwrap();
+    let replaced = password.clone();
     check::<User>(vec![
         UserEvent::Created(created),
         UserEvent::EmailVerified(user::EmailVerified {}),
@@ -125,6 +128,8 @@ fn users() {
         UserEvent::AttributesSet(user::AttributesSet { attributes }),
         UserEvent::ActiveSet(user::ActiveSet { active: false }),
         UserEvent::TokensRevoked(user::TokensRevoked {}),
+        UserEvent::VerificationAwaited(user::VerificationAwaited {}),
+        UserEvent::PasswordReplaced(user::PasswordReplaced { password: replaced }),
     ]);
 }
 
@@ -258,6 +263,46 @@ fn api_keys() {
     let bytes = |maker: Maker| codec::encode(&maker).unwrap();
     let makers = [Maker::Platform, Maker::Agents, Maker::Accounts];
     assert_eq!(makers.map(bytes), [[0], [1], [2]]);
+}
+
+#[test]
+fn mails() {
+    let queued = |letter| MailEvent::Queued(mail::Queued { id: 7, to: personal(4), letter });
+    let reason = "nothing was heard within 90 s".to_owned();
+    let tenant_name = "Acme".to_owned();
+    let invitation = Letter::Invitation { invitation: 9, tenant_name, role: "admin".to_owned() };
+    check::<Mail>(vec![
+        queued(invitation),
+        MailEvent::Deferred(mail::Deferred { reason: reason.clone(), until: Timestamp(5) }),
+        MailEvent::Retried(mail::Retried {}),
+        MailEvent::Sent(mail::Sent {}),
+        MailEvent::GivenUp(mail::GivenUp { reason }),
+    ]);
+    // Letters are stored by their order.
+    let letters = [
+        Letter::VerifyEmail { link: 0 },
+        Letter::ResetPassword { link: 0 },
+        Letter::AlreadyRegistered {},
+        Letter::PasswordChanged {},
+    ];
+    assert_eq!(letters.map(|letter| codec::encode(&letter).unwrap()[0]), [0, 1, 2, 3]);
+}
+
+#[test]
+fn mail_links() {
+    let until = Timestamp(1_767_225_660_000);
+    let (purpose, user, home) = (Purpose::ResetPassword, USER, TENANT);
+    let password = Some("$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA".to_owned().into());
+    let refusal = Some(supervision::Refusal::not_found("user"));
+    let issued = mail_link::Issued { purpose, user, home, sessions_from: 2, until };
+    check::<MailLink>(vec![
+        MailLinkEvent::Issued(issued),
+        MailLinkEvent::Taken(mail_link::Taken { by: 8, password }),
+        MailLinkEvent::Retried(mail_link::Retried {}),
+        MailLinkEvent::Done(mail_link::Done { refusal }),
+    ]);
+    let purposes = [Purpose::VerifyEmail, Purpose::ResetPassword, Purpose::Invitation];
+    assert_eq!(purposes.map(|purpose| codec::encode(&purpose).unwrap()), [[0], [1], [2]]);
 }
 
 #[test]

@@ -2,11 +2,16 @@
 #![expect(clippy::unwrap_used, reason = "a check that cannot set itself up has failed")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use identity::claim::{Claim, ClaimKey, ClaimTarget, Confirm, EmailAddress, Reserve};
 use identity::login::{LoginAttempt, NewSession, TokenLife, Tokens};
+use identity::mail::{BACKOFF_MS, MailFailure, Mailer, Message, PostOffice};
+use identity::mail_link::{LINK_MS, LinkKey, Purpose};
 use identity::operator::Bootstrap;
 use identity::password::{Hasher, PasswordPolicy};
 use identity::refresh::SAME_SUCCESSOR_MS;
@@ -16,13 +21,17 @@ use identity::tenant::{self, AddMember, OWNER_ROLE, RemoveMember, Tenant};
 use identity::throttle::{ATTEMPTS_MAX, WINDOW_MS};
 use identity::user::{self, AuthMethod, BumpEpoch, Membership, User};
 use identity::{Identity, IdentitySettings};
-use persistence::{EngineKind, Journal, MasterKey, Options};
+use parking_lot::Mutex;
+use persistence::{EngineKind, Journal, KeyId, MasterKey, Options};
 use serde_json::json;
+use supervision::address::USER_KEY_CLASS;
 use supervision::{Class, Clock, Refusal, SimulatedClock, System, SystemOptions, Timestamp};
 use types::{Caller, Scopes, TenantId, UserId};
 
 #[path = "flows/keys.rs"]
 mod keys;
+#[path = "flows/mails.rs"]
+mod mails;
 
 const START: Timestamp = Timestamp(1_800_000_000_000);
 const PASSWORD: &str = "correct horse";
@@ -33,6 +42,31 @@ struct World {
     system: Arc<System>,
     identity: Arc<Identity>,
     clock: Arc<SimulatedClock>,
+    outbox: Arc<Outbox>,
+}
+
+/// Takes every message, or none while it is `shut`.
+#[derive(Default)]
+struct Outbox {
+    messages: Mutex<Vec<Message>>,
+    shut: AtomicBool,
+}
+
+impl Mailer for Outbox {
+    fn deliver(&self, message: Message) -> BoxFuture<'_, Result<(), MailFailure>> {
+        let taken = match self.shut.load(Ordering::SeqCst) {
+            true => Err(MailFailure { reason: "it is shut".to_owned(), is_refusal: false }),
+            false => {
+                self.messages.lock().push(message);
+                Ok(())
+            }
+        };
+        std::future::ready(taken).boxed()
+    }
+
+    fn name(&self) -> String {
+        "the test's outbox".to_owned()
+    }
 }
 
 fn master() -> MasterKey {
@@ -45,9 +79,12 @@ async fn start(journal: Arc<Journal>, clock: Arc<SimulatedClock>, policy: Passwo
     let hasher = Hasher::start_with(policy, 2, 256).unwrap();
     let identity = Identity::new(settings, hasher, ClaimKey::of(&master()).unwrap());
     let options = SystemOptions { clock: clock.clone(), ..SystemOptions::new(journal) };
-    let system = identity::register(System::builder(options), &identity).start();
+    let outbox = Arc::new(Outbox::default());
+    let office = PostOffice::new(outbox.clone(), "https://example.test");
+    let builder = identity::register(System::builder(options), &identity).port(office);
+    let system = builder.start();
     identity.start(&system).await.unwrap();
-    World { system, identity, clock }
+    World { system, identity, clock, outbox }
 }
 
 async fn world() -> World {
@@ -321,10 +358,10 @@ async fn logging_out_ends_the_session_and_no_other() {
 }
 
 #[tokio::test]
-async fn another_password_ends_every_session() {
+async fn another_password_ends_every_session_but_the_callers() {
     let world = world().await;
     world.sign_up(EMAIL).await;
-    let tokens = world.login().await;
+    let (tokens, others) = (world.login().await, world.login().await);
     let caller = world.caller(&tokens).await;
     let change = |current: &str, new: &str| {
         let (identity, origin) = (world.identity.clone(), world.system.system_origin());
@@ -335,9 +372,11 @@ async fn another_password_ends_every_session() {
     assert_eq!((refused.class, refused.code.as_str()), (Class::Forbidden, "wrong_password"));
     assert_eq!(code(change(PASSWORD, "short").await), "validation_error");
     assert!(world.is_good(&tokens).await);
+    assert_eq!(code(change(PASSWORD, "Ada@Example.test").await), "validation_error");
     change(PASSWORD, "another horse").await.unwrap();
-    assert!(!world.is_good(&tokens).await);
-    assert_eq!(code(world.refresh(&tokens.refresh_token).await), "invalid_token");
+    assert!(world.is_good(&tokens).await && !world.is_good(&others).await);
+    assert_eq!(code(world.refresh(&others.refresh_token).await), "invalid_token");
+    assert_eq!(code(world.refresh(&tokens.refresh_token).await), "accepted");
     assert_eq!(code(world.try_login(EMAIL, PASSWORD).await), "invalid_credentials");
     assert_eq!(code(world.try_login(EMAIL, "another horse").await), "accepted");
 }

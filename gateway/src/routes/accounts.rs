@@ -90,8 +90,8 @@ async fn register(
             Begin::Fresh(ticketed) => Some(ticketed),
         },
     };
-    let newcomer =
-        Newcomer { user, email: email.clone(), password, name: full_name.clone(), company };
+    let (name, verify) = (full_name.clone(), true);
+    let newcomer = Newcomer { user, email: email.clone(), password, name, company, verify };
     let signed_up = sign_up_newcomer(&app, newcomer, "anonymous", who.request).await?;
     let created_at = rfc3339(app.system.clock().now());
     let response = AccountCreated {

@@ -6,7 +6,6 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use billing::sign_up::{self, SignedUp};
 use identity::login::{LoginAttempt, NewSession, TokenLife, Tokens};
-use identity::password::Password;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use supervision::{IdempotencyKey, Refusal, RequestRef};
@@ -21,9 +20,6 @@ use crate::extract::JsonBody;
 use crate::once::Key;
 use crate::openapi::tag;
 use crate::problem::Problem;
-
-/// The fewest and the most characters of a new password.
-const PASSWORD_CHARS: std::ops::RangeInclusive<usize> = 8..=128;
 
 /// Stands for the tenant of a name that is nobody's. No tenant has this number.
 const NOWHERE: TenantId = TenantId(u128::MAX);
@@ -146,7 +142,7 @@ async fn refresh(
 #[derive(Serialize, ToSchema)]
 pub(super) struct MessageResponse {
     /// For people
-    message: &'static str,
+    pub(super) message: &'static str,
 }
 
 /// End the session that a refresh token belongs to
@@ -229,6 +225,26 @@ pub(super) struct Newcomer {
     pub(super) password: String,
     pub(super) name: Option<String>,
     pub(super) company: Option<String>,
+    /// Whether a link to verify the address is mailed.
+    pub(super) verify: bool,
+}
+
+/// How a sign-up begins: with the hash of a password that is accepted.
+pub(super) async fn start_of(app: &App, newcomer: Newcomer) -> Result<sign_up::Start, Refusal> {
+    let Newcomer { user, email, password, name, company, .. } = newcomer;
+    let email = identity::claim::EmailAddress::new(&email)?.as_str().to_owned();
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let own = [email.clone(), text(&name), text(&company)];
+    let own = [own[0].as_str(), own[1].as_str(), own[2].as_str()];
+    let password = app.identity.hash_new_password("password", password, &own).await?;
+    Ok(sign_up::Start {
+        user,
+        email,
+        name,
+        company,
+        password,
+        role: identity::tenant::OWNER_ROLE.to_owned(),
+    })
 }
 
 /// Signs somebody up: the password is hashed before anything is begun.
@@ -238,20 +254,10 @@ pub(super) async fn sign_up_newcomer(
     caller: &str,
     request: RequestRef,
 ) -> Result<SignedUp, Refusal> {
-    let Newcomer { user, email, password, name, company } = newcomer;
-    let length = password.chars().count();
-    if !PASSWORD_CHARS.contains(&length) {
-        return Err(Refusal::invalid("password", "must have 8 to 128 characters"));
-    }
-    let email = identity::claim::EmailAddress::new(&email)?.as_str().to_owned();
-    let unfit =
-        |error: identity::password::PasswordError| Refusal::invalid("password", error.to_string());
-    Password::new(password.clone()).map_err(unfit)?;
-    let password = app.identity.hash_password(password).await?;
-    let role = identity::tenant::OWNER_ROLE.to_owned();
-    let start = sign_up::Start { user, email, name, company, password, role };
+    let verify = newcomer.verify;
+    let start = start_of(app, newcomer).await?;
     let origin = supervision::Origin { caller: caller.into(), request, cause: None };
-    sign_up::sign_up(&app.system, start, origin).await
+    sign_up::sign_up_with(&app.system, start, verify, origin).await
 }
 
 /// Register a user by service token, without an e-mail; answers tokens at once
@@ -275,7 +281,7 @@ async fn register(
     let key = key.0.map(|key| IdempotencyKey::new(0, &label, operation, &key, &body.bytes));
     let id = key.map_or_else(|| app.system.new_id(), |key| key.process_id());
     let (name, company, user) = (None, None, UserId(id));
-    let newcomer = Newcomer { user, email, password, name, company };
+    let newcomer = Newcomer { user, email, password, name, company, verify: false };
     let request = entered.request;
     let signed_up = sign_up_newcomer(&app, newcomer, &label, request).await?;
     let session = NewSession {

@@ -7,10 +7,13 @@ mod billing;
 mod calls;
 mod console;
 mod developer;
+mod import;
 mod invitation_page;
 mod keys;
+mod mail_pages;
 mod members;
 mod operator;
+mod password;
 mod probes;
 mod roles;
 mod sessions;
@@ -32,6 +35,7 @@ use crate::problem::Problem;
 fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
     let (router, mut document) = OpenApiRouter::with_openapi(openapi::base())
         .merge(auth::router())
+        .merge(password::router())
         .merge(accounts::router())
         .merge(keys::router())
         .merge(sessions::router())
@@ -44,6 +48,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(members::router())
         .merge(roles::router())
         .merge(users::router())
+        .merge(import::router())
         .split_for_parts();
     openapi::declare_keys(&mut document);
     (router, document)
@@ -62,6 +67,7 @@ pub fn router(app: App) -> Router {
         .merge(probes::router(documents))
         .merge(console::router())
         .merge(invitation_page::router())
+        .merge(mail_pages::router())
         .route_layer(MapRequestLayer::new(note_route))
         .fallback(|| async { Problem::no_route() })
         .method_not_allowed_fallback(|| async {

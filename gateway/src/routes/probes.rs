@@ -6,8 +6,10 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use identity::mail::PostOffice;
 use serde_json::{Value, json};
 use supervision::Refusal;
+use types::rfc3339;
 
 use crate::app::App;
 use crate::console::CONTENT_SECURITY_POLICY;
@@ -41,12 +43,23 @@ async fn readyz(State(app): State<App>) -> Response {
     // Only the writer can answer this: it is ready when it commits.
     let settled = tokio::time::timeout(std::time::Duration::from_secs(5), app.system.settle());
     match settled.await {
-        Ok(()) => Json(json!({ "status": "ready" })).into_response(),
+        Ok(()) => Json(json!({ "status": "ready", "mail": mail(&app) })).into_response(),
         Err(_) => {
             let status = StatusCode::SERVICE_UNAVAILABLE;
             (status, Json(json!({ "status": "the journal does not answer" }))).into_response()
         }
     }
+}
+
+/// How sending mail goes. A mail server that fails keeps nobody from being served.
+fn mail(app: &App) -> Value {
+    let office = app.system.port::<PostOffice>();
+    let figures = office.figures();
+    let (since, reason) = figures.failing.map(|(since, reason)| (rfc3339(since), reason)).unzip();
+    json!({
+        "status": if since.is_some() { "failing" } else { "ok" }, "by": office.mailer_name(),
+        "waiting": figures.waiting, "failing_since": since, "reason": reason,
+    })
 }
 
 async fn metrics(State(app): State<App>) -> Response {
