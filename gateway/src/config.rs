@@ -46,6 +46,16 @@ pub struct ServeArgs {
     /// Verified tokens that are kept, so that a signature is checked once
     #[arg(long, env = "BAILIWICK_TOKEN_CACHE", default_value_t = 65_536)]
     pub token_cache: usize,
+    /// How long a key signs user tokens before the next one does, in days
+    #[arg(long, env = "BAILIWICK_SIGNING_KEY_DAYS", default_value_t = 90,
+          value_parser = clap::value_parser!(u32).range(1..=3_650))]
+    pub signing_key_days: u32,
+    /// Failed logins a minute that one address has free, whatever the accounts
+    #[arg(long, env = "BAILIWICK_LOGIN_ADDRESS_RATE", default_value_t = 60)]
+    pub login_address_rate: u32,
+    /// The address that browsers reach this server by: passkeys are bound to it
+    #[arg(long, env = "BAILIWICK_PUBLIC_URL", default_value = "http://localhost:8787")]
+    pub public_url: String,
     /// Credits that the platform takes for each extension call
     #[arg(long, env = "BAILIWICK_CALL_PRICE", default_value_t = 1)]
     pub call_price: i64,
@@ -150,6 +160,9 @@ impl ServeArgs {
             tenant_rate,
             anonymous_rate,
             token_cache,
+            signing_key_days,
+            login_address_rate,
+            public_url,
             call_price,
             operator_email
         );

@@ -11,6 +11,7 @@ pub mod console;
 pub mod demo;
 pub mod extract;
 pub mod front;
+pub mod keys;
 pub mod load;
 pub mod metrics;
 pub mod once;

@@ -30,7 +30,9 @@ pub use journal::{Append, Conflict, Journal, Outcome, Rider, RowChange, Statisti
 pub use layout::{RowKey, RowRange};
 pub use open::{EngineKind, FolderLock, OpenError, Options};
 pub use record::{Header, Home, NewRecord, OwnerKey, Position, Record, Shard, StreamName};
-pub use sealing::{KeyId, KeyRing, MasterKey, Opened, SealError};
+pub use sealing::{
+    KeyId, KeyRing, MasterKey, Opened, SealError, load_master_key, rewrap, with_root,
+};
 pub use verify::{ChainReport, VerifyError};
 
 /// What went wrong while reading the journal.

@@ -46,6 +46,11 @@ impl ClaimKey {
         Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, bytes.as_slice())))
     }
 
+    /// A key for another purpose. No namespace of claims has a name like this one's.
+    pub(crate) fn subkey(&self, label: &str) -> [u8; 32] {
+        self.tag(Namespace("=subkey"), label)
+    }
+
     fn tag(&self, namespace: Namespace, value: &str) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.0);
         context.update(namespace.0.as_bytes());

@@ -6,18 +6,25 @@
 //! parts: [`password`], [`refresh`], [`signing_keys`], [`token`] and [`token_cache`].
 
 pub mod claim;
+pub mod factor_login;
 pub mod login;
 pub mod operator;
+pub mod passkey;
 pub mod password;
 pub mod refresh;
+pub mod second_factor;
 pub mod service;
 pub mod session;
+pub mod sign_in_policy;
+mod sign_in_token;
 pub mod signing;
 pub mod signing_keys;
+pub mod soft_passkey;
 pub mod tenant;
 pub mod throttle;
 pub mod token;
 pub mod token_cache;
+pub mod totp;
 pub mod user;
 
 use std::sync::Arc;
@@ -36,6 +43,8 @@ pub fn register(builder: SystemBuilder, identity: &Arc<Identity>) -> SystemBuild
         .kind::<tenant::Tenant>()
         .kind::<session::Session>()
         .kind::<signing::SigningKeyRing>()
+        .kind::<second_factor::SecondFactors>()
+        .kind::<sign_in_policy::SignInPolicy>()
         .port(identity.clone())
         .port(identity.claim_key().clone())
         .port(identity.epochs().clone())

@@ -7,8 +7,10 @@ mod billing;
 mod calls;
 mod console;
 mod developer;
+mod factors;
 mod operator;
 mod probes;
+mod signing_keys;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -25,12 +27,14 @@ use crate::problem::Problem;
 fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
     let (router, mut document) = OpenApiRouter::with_openapi(openapi::base())
         .merge(auth::router())
+        .merge(factors::router())
         .merge(accounts::router())
         .merge(billing::router())
         .merge(developer::router())
         .merge(calls::router())
         .merge(actions::router())
         .merge(operator::router())
+        .merge(signing_keys::router())
         .split_for_parts();
     openapi::declare_keys(&mut document);
     (router, document)
