@@ -4,6 +4,8 @@
 //! token), [`Either`], [`Someone`], [`Operator`]. A credential that is present but does not hold is
 //! 401, never "anonymous".
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use axum::extract::{FromRequestParts, MatchedPath};
 use axum::http::request::Parts;
 use identity::api_key::is_api_key;
@@ -83,7 +85,8 @@ fn header<'a>(parts: &'a Parts, name: &str) -> Result<Option<&'a str>, Problem> 
     value.transpose().map_err(|_| Problem::unauthenticated("the credential is not text"))
 }
 
-fn bearer(parts: &Parts) -> Result<Option<&str>, Problem> {
+/// The bearer token, if there is one.
+pub(crate) fn bearer(parts: &Parts) -> Result<Option<&str>, Problem> {
     let Some(value) = header(parts, "authorization")? else { return Ok(None) };
     let unfit = || Problem::unauthenticated("Authorization must be `Bearer TOKEN`");
     let (scheme, token) = value.split_once(' ').ok_or_else(unfit)?;
@@ -161,7 +164,8 @@ fn service_caller(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
     }))
 }
 
-fn enter(parts: &Parts, app: &App, caller: Option<Caller>) -> Result<Entered, Problem> {
+/// Lets a caller in, whoever found out who it is.
+pub(crate) fn enter(parts: &Parts, app: &App, caller: Option<Caller>) -> Result<Entered, Problem> {
     let request = request_of(parts);
     match caller {
         Some(caller) => {
@@ -196,6 +200,18 @@ pub struct Anyone {
     pub address: String,
     /// What the client calls itself and where it is, as sessions keep it.
     pub device: Option<String>,
+    /// What tells a device that has logged in before.
+    pub device_token: Option<String>,
+}
+
+/// The network that an address stands for: whoever has an IPv6 address has the 2^64 around it.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
+        }
+        address => address,
+    }
 }
 
 impl FromRequestParts<App> for Member {
@@ -266,12 +282,29 @@ impl FromRequestParts<App> for Anyone {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
+        let peer = parts.extensions.get::<Peer>().map(|peer| network(peer.0.ip()));
         if let Some(address) = peer {
             app.admission.enter_anonymous(address)?;
         }
         let device = Whence::new(header(parts, "user-agent").ok().flatten(), peer).to_text();
         let address = peer.map(|address| address.to_string()).unwrap_or_default();
-        Ok(Self { request: request_of(parts), address, device })
+        let device_token = header(parts, "x-device-token").ok().flatten().map(str::to_owned);
+        Ok(Self { request: request_of(parts), address, device, device_token })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_counts_as_its_network() {
+        for (address, counted) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ] {
+            assert_eq!(network(address.parse().unwrap()).to_string(), counted);
+        }
     }
 }

@@ -48,10 +48,18 @@ pub struct ServeArgs {
     /// Verified tokens that are kept, so that a signature is checked once
     #[arg(long, env = "BAILIWICK_TOKEN_CACHE", default_value_t = 65_536)]
     pub token_cache: usize,
+    /// How long a key signs user tokens before the next one does, in days
+    #[arg(long, env = "BAILIWICK_SIGNING_KEY_DAYS", default_value_t = 90,
+          value_parser = clap::value_parser!(u32).range(1..=3_650))]
+    pub signing_key_days: u32,
+    /// Failed logins a minute that one address has free, whatever the accounts
+    #[arg(long, env = "BAILIWICK_LOGIN_ADDRESS_RATE", default_value_t = 60)]
+    pub login_address_rate: u32,
     /// Credits that the platform takes for each extension call
     #[arg(long, env = "BAILIWICK_CALL_PRICE", default_value_t = 1)]
     pub call_price: i64,
-    /// What links in mails begin with, as people reach this server; without it, where it listens
+    /// How browsers reach this server: links in mails begin with it, and passkeys are bound to it;
+    /// without it, where it listens, and for passkeys `localhost`
     #[arg(long, env = "BAILIWICK_PUBLIC_URL")]
     pub public_url: Option<String>,
     /// Who mails are from: `Name <name@example.com>`; needed with a mail server
@@ -178,6 +186,8 @@ impl ServeArgs {
             tenant_rate,
             anonymous_rate,
             token_cache,
+            signing_key_days,
+            login_address_rate,
             call_price,
             operator_email,
             public_url,

@@ -12,6 +12,7 @@ pub mod console;
 pub mod demo;
 pub mod extract;
 pub mod front;
+pub mod keys;
 pub mod load;
 pub mod mail;
 pub mod metrics;

@@ -37,6 +37,8 @@ enum Command {
     Load(Box<load::LoadArgs>),
     /// Check a data folder: every chain, every entity, every wallet
     Verify(gateway::verify::VerifyArgs),
+    /// Change the keys of a data folder that no server is using
+    Keys(gateway::keys::KeysArgs),
     /// Print the OpenAPI document
     Openapi,
 }
@@ -71,6 +73,10 @@ async fn run(cli: Cli, matches: &ArgMatches) -> ExitCode {
             Err(error) => fail(1, &error),
         },
         Some(Command::Verify(args)) => match gateway::verify::run(&args).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(1, &error),
+        },
+        Some(Command::Keys(args)) => match gateway::keys::run(&args).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(1, &error),
         },

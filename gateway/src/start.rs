@@ -11,6 +11,7 @@ use activity::operator_act::{self, Noted};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use identity::claim::ClaimKey;
 use identity::operator::Bootstrap;
+use identity::passkey::Site;
 use identity::password::{Hasher, PasswordPolicy};
 use identity::signing_keys::SigningAlgorithm;
 use identity::{Identity, IdentitySettings};
@@ -63,6 +64,9 @@ pub enum StartError {
     /// The master key in the settings is none.
     #[error("BAILIWICK_MASTER_KEY must be 64 hex digits")]
     MasterKey,
+    /// The public URL is none.
+    #[error("{0:?} is no public URL: give https://HOST or http://HOST[:PORT] in --public-url")]
+    PublicUrl(String),
     /// The folder has data, and the key that it is sealed under is gone.
     #[error(
         "{0} is missing, and the data beside it is sealed under it. Put it back, or give it \
@@ -94,7 +98,7 @@ impl StartError {
             Self::Open(OpenError::InUse(_)) => 75,
             Self::Open(OpenError::Folder { .. }) => 73,
             Self::Open(_) | Self::Keys(_) | Self::MasterKey | Self::MasterKeyMissing(_) => 78,
-            Self::Mail(_) => 78,
+            Self::Mail(_) | Self::PublicUrl(_) => 78,
             Self::Read(_) => 74,
             Self::Refused(_) | Self::Hasher(_) | Self::Supervisor(_) => 70,
         }
@@ -150,8 +154,17 @@ pub fn master_key(folder: &Path, given: Option<&Hidden>) -> Result<MasterKey, St
         if !path.exists() && folder.join("data-keys").exists() {
             return Err(StartError::MasterKeyMissing(path));
         }
-        return Ok(MasterKey::load_or_create(&path)?);
+        return with_root(folder, persistence::load_master_key(folder)?);
     };
+    with_root(folder, given_master_key(hex)?)
+}
+
+fn with_root(folder: &Path, master: MasterKey) -> Result<MasterKey, StartError> {
+    Ok(persistence::with_root(folder, master).map_err(OpenError::Keys)?)
+}
+
+/// A master key from the settings.
+pub fn given_master_key(hex: &Hidden) -> Result<MasterKey, StartError> {
     let bytes = HEXLOWER_PERMISSIVE.decode(hex.0.trim().as_bytes());
     let bytes = bytes.map_err(|_| StartError::MasterKey)?;
     Ok(MasterKey::from_bytes(bytes.try_into().map_err(|_| StartError::MasterKey)?))
@@ -172,8 +185,13 @@ fn is_fresh(folder: &Path) -> bool {
 
 fn new_identity(args: &ServeArgs, master: &MasterKey) -> Result<Arc<Identity>, StartError> {
     let algorithm = if args.eddsa { SigningAlgorithm::EdDsa } else { SigningAlgorithm::Rs256 };
+    let local = || format!("http://localhost:{}", args.listen.port());
+    let public_url = args.public_url.clone().unwrap_or_else(local);
     let settings = IdentitySettings {
         algorithm,
+        key_period_ms: u64::from(args.signing_key_days) * 24 * 3_600_000,
+        login_address_attempts_max: args.login_address_rate,
+        site: Site::of(&public_url).ok_or(StartError::PublicUrl(public_url))?,
         cache_capacity: args.token_cache.max(1),
         ..IdentitySettings::default()
     };

@@ -32,7 +32,9 @@ pub use open::{EngineKind, FolderLock, OpenError, Options};
 pub use record::{
     Header, Home, NewRecord, OwnerKey, Position, Record, RequestRef, Shard, StreamName, TraceParent,
 };
-pub use sealing::{KeyId, KeyRing, MasterKey, Opened, SealError};
+pub use sealing::{
+    KeyId, KeyRing, MasterKey, Opened, SealError, load_master_key, rewrap, with_root,
+};
 pub use verify::{ChainReport, VerifyError};
 
 /// What went wrong while reading the journal.

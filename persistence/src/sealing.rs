@@ -11,6 +11,10 @@
 //! keys are appended and synced before the first commit that uses them; erasing one rewrites the
 //! file without it.
 
+mod rewrap;
+
+pub use rewrap::{load_master_key, rewrap, with_root};
+
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -91,17 +95,21 @@ pub enum SealError {
 
 /// The key that wraps all others. Never written by this module, never shown.
 #[derive(Clone)]
-pub struct MasterKey(Zeroizing<[u8; 32]>);
+pub struct MasterKey {
+    key: Zeroizing<[u8; 32]>,
+    /// What other keys are derived from, if it is not the key itself.
+    root: Option<Zeroizing<[u8; 32]>>,
+}
 
 impl MasterKey {
     /// A master key of 32 random bytes.
     pub fn generate() -> Result<Self, SealError> {
-        Ok(Self(random_key()?))
+        Ok(Self { key: random_key()?, root: None })
     }
 
     /// A master key from bytes that the operator keeps.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(Zeroizing::new(bytes))
+        Self { key: Zeroizing::new(bytes), root: None }
     }
 
     /// Reads the key from `path`, or makes one there, readable by the owner only.
@@ -115,7 +123,7 @@ impl MasterKey {
             },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let key = Self::generate()?;
-                write_synced(path, key.0.as_slice()).map_err(failed("written"))?;
+                write_synced(path, key.key.as_slice()).map_err(failed("written"))?;
                 Ok(key)
             }
             Err(error) => Err(failed("read")(error)),
@@ -123,12 +131,13 @@ impl MasterKey {
     }
 
     fn cipher(&self) -> Result<LessSafeKey, SealError> {
-        cipher(self.0.as_slice())
+        cipher(self.key.as_slice())
     }
 
     /// A key for another purpose, named by `label`: one-way, so that neither reveals the other.
     pub fn derive(&self, label: &str) -> Result<Zeroizing<[u8; 32]>, SealError> {
-        expand(self.0.as_slice(), label.as_bytes(), b"bailiwick purpose key")
+        let root = self.root.as_ref().unwrap_or(&self.key);
+        expand(root.as_slice(), label.as_bytes(), b"bailiwick purpose key")
     }
 }
 
@@ -241,6 +250,9 @@ struct Entry {
     wrapped: [u8; 32 + TAG_BYTES],
 }
 
+const TOMBSTONE_ENTRY: Entry =
+    Entry { id: TOMBSTONE, nonce: [0; 12], wrapped: [0; 32 + TAG_BYTES] };
+
 struct Keys {
     numbers: HashMap<KeyId, u32>,
     /// By key number; `None` once erased.
@@ -331,9 +343,7 @@ impl KeyRing {
         Ok(key)
     }
 
-    fn create(&self, keys: &mut Keys, id: KeyId) -> Result<u32, SealError> {
-        let number = keys.entries.len() as u32;
-        let data_key = random_key()?;
+    fn wrap(&self, number: u32, id: KeyId, data_key: &[u8; 32]) -> Result<Entry, SealError> {
         let mut nonce = [0; 12];
         rand::fill(&mut nonce).map_err(|_| SealError::Library("draw random bytes"))?;
         let mut bytes = Zeroizing::new(data_key.to_vec());
@@ -344,7 +354,13 @@ impl KeyRing {
         let mut wrapped = [0; 32 + TAG_BYTES];
         wrapped[..32].copy_from_slice(&bytes);
         wrapped[32..].copy_from_slice(tag.as_ref());
-        let entry = Entry { id, nonce, wrapped };
+        Ok(Entry { id, nonce, wrapped })
+    }
+
+    fn create(&self, keys: &mut Keys, id: KeyId) -> Result<u32, SealError> {
+        let number = keys.entries.len() as u32;
+        let data_key = random_key()?;
+        let entry = self.wrap(number, id, &data_key)?;
         if self.path.is_some() {
             keys.pending.extend_from_slice(&encode_entry(number, &entry));
         }
@@ -448,9 +464,8 @@ impl KeyRing {
         let failed =
             |source| SealError::File { path: path.clone(), operation: "rewritten", source };
         let mut bytes = FILE_MAGIC.to_vec();
-        let tombstone = Entry { id: TOMBSTONE, nonce: [0; 12], wrapped: [0; 32 + TAG_BYTES] };
         for (number, entry) in keys.entries.iter().enumerate() {
-            let entry = entry.as_ref().unwrap_or(&tombstone);
+            let entry = entry.as_ref().unwrap_or(&TOMBSTONE_ENTRY);
             bytes.extend_from_slice(&encode_entry(number as u32, entry));
         }
         write_synced(path, &bytes).map_err(failed)?;

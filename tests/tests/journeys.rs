@@ -10,6 +10,9 @@ mod accounts;
 #[path = "journeys/sessions.rs"]
 mod sessions;
 
+#[path = "journeys/factors.rs"]
+mod factors;
+
 #[path = "journeys/keys.rs"]
 mod keys;
 

@@ -9,6 +9,7 @@
 
 pub mod api_key;
 pub mod claim;
+pub mod factor_login;
 pub mod invitation;
 mod inviting;
 pub mod key_check;
@@ -19,20 +20,26 @@ mod mail_text;
 pub mod membership;
 pub mod new_tenant;
 pub mod operator;
+pub mod passkey;
 pub mod password;
 pub mod password_import;
 pub mod password_rules;
 pub mod refresh;
 pub mod role;
+pub mod second_factor;
 pub mod service;
 pub mod session;
 pub mod sessions;
+pub mod sign_in_policy;
+mod sign_in_token;
 pub mod signing;
 pub mod signing_keys;
+pub mod soft_passkey;
 pub mod tenant;
 pub mod throttle;
 pub mod token;
 pub mod token_cache;
+pub mod totp;
 pub mod user;
 
 use std::sync::Arc;
@@ -58,6 +65,8 @@ pub fn register(builder: SystemBuilder, identity: &Arc<Identity>) -> SystemBuild
         .kind::<new_tenant::NewTenant>()
         .kind::<mail::Mail>()
         .kind::<mail_link::MailLink>()
+        .kind::<second_factor::SecondFactors>()
+        .kind::<sign_in_policy::SignInPolicy>()
         .port(identity.clone())
         .port(identity.claim_key().clone())
         .port(identity.epochs().clone())

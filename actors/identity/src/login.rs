@@ -21,6 +21,7 @@ use types::{Caller, SessionId, TenantId, UserId, owner_of_user};
 use zeroize::Zeroizing;
 
 use crate::claim::{Claim, EmailAddress, Namespace, claim_address};
+use crate::factor_login::{Shown, Step};
 use crate::password::{Password, Verdict};
 use crate::refresh::FamilySecret;
 use crate::service::{Identity, hash_refusal};
@@ -29,7 +30,7 @@ use crate::session::{
     Successor, client_token,
 };
 use crate::tenant::Tenant;
-use crate::throttle::Pair;
+use crate::throttle::{Pair, Visitor};
 use crate::token::{self, CarriedEpochs, Claims};
 use crate::token_cache::OwnerClass;
 use crate::user::{Account, EMAIL_LABEL, Membership, RenewHash, ReplacePassword, User};
@@ -100,6 +101,8 @@ pub struct Tokens {
     pub user: UserId,
     /// In which tenant.
     pub tenant: TenantId,
+    /// What tells the device the next time it logs in, for who has just logged in.
+    pub device_token: Option<String>,
 }
 
 impl fmt::Debug for Tokens {
@@ -113,7 +116,7 @@ fn invalid_credentials() -> Refusal {
     Refusal::new(Class::Unauthenticated, "invalid_credentials", message)
 }
 
-fn too_many_attempts(retry_after_ms: u64) -> Refusal {
+pub(crate) fn too_many_attempts(retry_after_ms: u64) -> Refusal {
     let message = "too many login attempts for this account from here";
     Refusal::new(Class::TooMany, "too_many_attempts", message).retry_after(retry_after_ms)
 }
@@ -123,39 +126,52 @@ pub(crate) fn origin_of(user: UserId, request: RequestRef) -> Origin {
 }
 
 /// Whom a login was found to be, and where.
-struct Entry {
-    account: Account,
-    tenant: TenantId,
+pub(crate) struct Entry {
+    pub(crate) account: Account,
+    pub(crate) tenant: TenantId,
     membership: Membership,
     tenant_epoch: u64,
 }
 
 impl Identity {
-    /// Checks a password and opens a session. 401 `invalid_credentials`, 429 `too_many_attempts`,
-    /// 403 `account_disabled`, `not_a_member` or `tenant_inactive`.
+    /// Checks a password and opens a session. 401 `invalid_credentials`, `second_factor_required`
+    /// or `invalid_second_factor`, 429 `too_many_attempts`, 403 `account_disabled`, `not_a_member`,
+    /// `tenant_inactive` or `second_factor_enrolment_required`.
     pub async fn login(&self, attempt: LoginAttempt) -> Result<Tokens, Refusal> {
+        self.login_showing(attempt, Shown::default()).await
+    }
+
+    /// [`Identity::login`] with what else the client shows.
+    pub async fn login_showing(
+        &self,
+        attempt: LoginAttempt,
+        shown: Shown,
+    ) -> Result<Tokens, Refusal> {
         let system = self.system()?;
+        let (now, request) = (system.clock().now(), attempt.request);
         let email = EmailAddress::new(&attempt.email).ok();
-        let name = email.as_ref().map_or("", EmailAddress::as_str);
-        let pair = Pair::new(&attempt.address, name);
-        self.throttle.begin(pair, system.clock().now()).map_err(too_many_attempts)?;
+        let name = email.as_ref().map_or("", EmailAddress::as_str).to_owned();
+        let device = self.device_for(shown.device_token.as_deref(), &name, now);
+        let visitor = Visitor::new(&attempt.address, &name, device);
+        let begun = self.throttle.begin_login(&visitor, now).map_err(too_many_attempts)?;
         let found = self.find(&system, email, attempt.tenant).await?;
         let password = Zeroizing::new(attempt.password);
         let account = self.check_password(found, &password).await?;
-        self.throttle.succeeded(pair);
+        self.throttle.login_was_right(&visitor, begun);
         let (user, session) = (account.user, SessionId(system.new_id()));
         let password_changes = account.password_changes;
         let entry = self.admit(&system, account).await?;
-        let tokens = self
-            .open(&system, entry, session, attempt.device, attempt.life, attempt.request)
-            .await?;
+        let step = Step { address: &attempt.address, device, request };
+        self.second_step(&system, &entry, shown.otp.as_deref(), attempt.life, step).await?;
+        let opened = self.open(&system, entry, session, attempt.device, attempt.life, request);
+        let mut tokens = opened.await?;
         // Whoever changes the password meanwhile ends the sessions that there are, not this one.
         let present = self.account(user, None).await?;
         if present.is_none_or(|account| account.password_changes != password_changes) {
-            self.revoke_session(user, session, origin_of(user, attempt.request)).await?;
+            self.revoke_session(user, session, origin_of(user, request)).await?;
             return Err(invalid_credentials());
         }
-        self.note_login(user, system.clock().now());
+        tokens.device_token = self.logged_in(&system, user, &name, step);
         Ok(tokens)
     }
 
@@ -216,7 +232,11 @@ impl Identity {
     }
 
     /// Whether an account may get tokens for the tenant it was looked up for.
-    async fn admit(&self, system: &Arc<System>, account: Account) -> Result<Entry, Refusal> {
+    pub(crate) async fn admit(
+        &self,
+        system: &Arc<System>,
+        account: Account,
+    ) -> Result<Entry, Refusal> {
         let forbidden = |code, message| Err(Refusal::new(Class::Forbidden, code, message));
         if !account.active {
             return forbidden("account_disabled", "this account is switched off");
@@ -233,7 +253,7 @@ impl Identity {
         }
     }
 
-    async fn open(
+    pub(crate) async fn open(
         &self,
         system: &Arc<System>,
         entry: Entry,
@@ -292,7 +312,8 @@ impl Identity {
         let signed = token::sign(&self.signing_keys().get()?.set, &claims);
         let access_token = signed.map_err(|error| internal(error.code()))?;
         let refresh_token = client_token(&successor.token, session, user, tenant).to_string();
-        Ok(Tokens { access_token, refresh_token, expires_in, session, user, tenant })
+        let device_token = None;
+        Ok(Tokens { access_token, refresh_token, expires_in, session, user, tenant, device_token })
     }
 
     /// Opens a session for a user who needs no password here: after a sign-up, a mailed link, a
@@ -383,15 +404,7 @@ impl Identity {
         let now = self.system()?.clock().now();
         self.throttle.begin(pair, now).map_err(too_many_attempts)?;
         let account = self.account(user, None).await?;
-        let checked = self.check_password(account, &Zeroizing::new(current)).await;
-        let account = checked.map_err(|refusal| match refusal.class {
-            // 401 would tell the client that its login is over.
-            Class::Unauthenticated => {
-                let message = "the current password is wrong";
-                Refusal::new(Class::Forbidden, "wrong_password", message)
-            }
-            _ => refusal,
-        })?;
+        let account = self.check_own_password(account, &Zeroizing::new(current)).await?;
         self.throttle.succeeded(pair);
         let email = account.email.open(self.system()?.journal().keys(), EMAIL_LABEL);
         let own = [email.as_deref().unwrap_or_default()];
@@ -402,6 +415,23 @@ impl Identity {
         system.directory::<User>().ask(&address, replace, origin.clone()).await?;
         self.revoke_other_sessions(user, None, caller.session, origin.clone()).await?;
         self.tell_password_changed(user, system.new_id(), origin).await
+    }
+
+    /// The password of one who is logged in: a wrong one is 403 `wrong_password`.
+    pub(crate) async fn check_own_password(
+        &self,
+        account: Option<Account>,
+        password: &Zeroizing<String>,
+    ) -> Result<Account, Refusal> {
+        let checked = self.check_password(account, password).await;
+        checked.map_err(|refusal| match refusal.class {
+            // 401 would tell the client that its login is over.
+            Class::Unauthenticated => {
+                let message = "the current password is wrong";
+                Refusal::new(Class::Forbidden, "wrong_password", message)
+            }
+            _ => refusal,
+        })
     }
 
     /// Ends every session of a user but the one to keep, in one tenant or in all. Answers how

@@ -39,6 +39,9 @@ pub const PASSWORD_CHARS_MAX: usize = 128;
 pub const LOGIN_CHARS_MAX: usize = 1024;
 /// Waiting hash jobs beyond which the pool answers [`HashError::Busy`].
 pub const HASH_QUEUE_MAX: usize = 256;
+/// How much less urgent than the rest of the server hashing is, as `nice(2)` counts: many logins
+/// at once take the processor that nobody else wants.
+const NICENESS: i32 = 10;
 /// The most memory a stored hash may ask for (KiB), so that one damaged record cannot take all.
 pub const STORED_MEMORY_KIB_MAX: u32 = 256 * 1024;
 /// The most passes a stored hash may ask for.
@@ -256,7 +259,12 @@ impl Hasher {
             let (worker, waiting) = (Arc::clone(&worker), Arc::clone(&waiting));
             thread::Builder::new()
                 .name(format!("password-{number}"))
-                .spawn(move || worker.run(&waiting))
+                .spawn(move || {
+                    // Refused where threads may not be told apart; then hashes are as urgent as
+                    // everything else.
+                    let _ = rustix::process::nice(NICENESS);
+                    worker.run(&waiting);
+                })
                 .map_err(HashError::Threads)?;
         }
         Ok(Self { jobs })

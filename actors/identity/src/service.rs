@@ -26,13 +26,15 @@ use types::{Caller, CallerKind, JsonBytes, Scopes, SessionId, TenantId, UserId};
 
 use crate::claim::{ClaimKey, EmailAddress};
 use crate::key_check::KeyDesk;
+use crate::passkey::Site;
 use crate::password::{HashError, Hasher, Password, PasswordError, PasswordHash};
 use crate::password_rules;
 use crate::session::{ENDED_EPOCH, Revoke, Session};
+use crate::sign_in_token::StageKey;
 use crate::signing::{Install, Rotate, SigningKeyRing, SigningKeys};
 use crate::signing_keys::{KeyError, KeySet, SigningAlgorithm};
 use crate::tenant::Tenant;
-use crate::throttle::{ATTEMPTS_MAX, Pair, Throttle};
+use crate::throttle::{ADDRESS_ATTEMPTS_MAX, ATTEMPTS_MAX, Pair, Throttle};
 use crate::token::{self, CarriedEpochs, Claims, TOKEN_BYTES_MAX};
 use crate::token_cache::{
     self, CACHE_CAPACITY, CredentialDigest, Epochs, OwnerClass, OwnerKey, TokenCache,
@@ -46,6 +48,8 @@ pub const LOGINS_KEPT: usize = 65_536;
 const HOMES_KEPT: usize = 16_384;
 /// How many mails a minute are free, by network address and by recipient.
 pub const MAILS_MAX: u32 = 10;
+/// How long a signing key signs by default, in milliseconds: 90 days.
+pub const KEY_PERIOD_MS: u64 = 90 * 24 * 3_600_000;
 /// How many of a user's tenants [`Identity::tenants`] shows.
 pub const TENANTS_SHOWN_MAX: usize = 100;
 
@@ -68,6 +72,10 @@ pub struct IdentitySettings {
     pub login_attempts_max: u32,
     /// How many mails a minute strangers may ask for, by network address and by recipient.
     pub mails_max: u32,
+    /// How many failed login attempts a minute are free, by address.
+    pub login_address_attempts_max: u32,
+    /// Whom passkeys are for.
+    pub site: Site,
     /// How many verified tokens are held.
     pub cache_capacity: usize,
 }
@@ -80,9 +88,11 @@ impl Default for IdentitySettings {
             token_life_s: 900,
             account_token_life_s: 3_600,
             algorithm: SigningAlgorithm::default(),
-            key_period_ms: 30 * 24 * 3_600_000,
+            key_period_ms: KEY_PERIOD_MS,
             login_attempts_max: ATTEMPTS_MAX,
             mails_max: MAILS_MAX,
+            login_address_attempts_max: ADDRESS_ATTEMPTS_MAX,
+            site: Site::default(),
             cache_capacity: CACHE_CAPACITY,
         }
     }
@@ -144,6 +154,7 @@ pub struct Identity {
     pub(crate) throttle: Throttle,
     /// Mails that strangers ask for.
     pub(crate) mails: Throttle,
+    pub(crate) stages: StageKey,
     claim_key: Arc<ClaimKey>,
     keys: Arc<SigningKeys>,
     epochs: Arc<Epochs>,
@@ -161,8 +172,12 @@ impl Identity {
         let epochs = Arc::new(Epochs::default());
         Arc::new(Self {
             hasher,
-            throttle: Throttle::new(settings.login_attempts_max),
+            throttle: Throttle::with_addresses(
+                settings.login_attempts_max,
+                settings.login_address_attempts_max,
+            ),
             mails: Throttle::new(settings.mails_max),
+            stages: StageKey::of(&claim_key),
             claim_key: Arc::new(claim_key),
             keys: Arc::default(),
             tokens: TokenCache::new(settings.cache_capacity, epochs.clone()),
@@ -472,20 +487,44 @@ impl Identity {
         }
     }
 
-    /// Replaces the signing key: the next one signs, a fresh one follows it. Refused with
-    /// `signing_key_rotation_too_soon` while the next one is not public for long enough.
-    pub async fn rotate_keys(&self) -> Result<(), Refusal> {
+    /// The command that replaces the signing key: the next one signs, a fresh one follows it.
+    /// Refused with `signing_key_rotation_too_soon` while the next one is not public for long
+    /// enough. Once it is done, [`Identity::rotated`].
+    pub async fn rotation(&self) -> Result<(Rotate, KeySet), Refusal> {
         let (system, present) = (self.system()?, self.keys.get()?);
         let (algorithm, now_ms) = (self.settings.algorithm, unix_ms(system.clock().now()));
+        let replaces = present.generation;
         let set = in_background(move || present.set.rotate_to(algorithm, now_ms)).await?;
         let set = set.map_err(|error| match error {
             KeyError::TooSoon { .. } => Refusal::conflict(error.code(), error.to_string()),
             _ => internal(error.code()),
         })?;
-        let rotate = Rotate { set: set.to_stored(), replaces: present.generation };
+        Ok((Rotate { set: set.to_stored(), replaces }, set))
+    }
+
+    /// Takes a rotation into use at once, before the entity's effect does.
+    pub async fn rotated(&self) -> Result<(), Refusal> {
+        let system = self.system()?;
+        self.keys.load(&system).await.map(drop)
+    }
+
+    /// Replaces the signing key; see [`Identity::rotation`].
+    pub async fn rotate_keys(&self) -> Result<(), Refusal> {
+        let (rotate, _) = self.rotation().await?;
+        let system = self.system()?;
         let directory = system.directory::<SigningKeyRing>();
         directory.ask(&SigningKeyRing::address(), rotate, system.system_origin()).await?;
-        self.keys.load(&system).await.map(drop)
+        self.rotated().await
+    }
+
+    /// How long a signing key signs (ms).
+    pub fn key_period_ms(&self) -> u64 {
+        self.settings.key_period_ms
+    }
+
+    /// When the signing key is replaced by itself (ms since 1970).
+    pub fn next_rotation_ms(&self) -> Result<u64, Refusal> {
+        Ok(self.keys.get()?.since_ms.saturating_add(self.settings.key_period_ms))
     }
 
     /// What is due once in a while, a minute or an hour: forgets old epochs, writes down which
@@ -494,8 +533,7 @@ impl Identity {
         let now_ms = unix_ms(self.system()?.clock().now());
         self.epochs.prune(now_ms);
         self.write_key_uses()?;
-        let since_ms = self.keys.get()?.since_ms;
-        if now_ms < since_ms.saturating_add(self.settings.key_period_ms) {
+        if now_ms < self.next_rotation_ms()? {
             return Ok(());
         }
         self.rotate_keys().await

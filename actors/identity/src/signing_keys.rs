@@ -270,6 +270,20 @@ impl fmt::Debug for SigningKey {
     }
 }
 
+/// What a key does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is public and will sign.
+    Next,
+    /// It signs.
+    Current,
+    /// It has signed.
+    Previous {
+        /// From when on no token of it can be valid (ms since 1970).
+        kept_until_ms: u64,
+    },
+}
+
 #[derive(Clone, Debug)]
 struct PreviousKey {
     key: Arc<SigningKey>,
@@ -340,6 +354,17 @@ impl KeySet {
             .map(|key| &key.jwk)
             .collect();
         json!({ "keys": keys })
+    }
+
+    /// Each key with what it does now, in the order of [`KeySet::jwks`].
+    pub fn standings(&self) -> impl Iterator<Item = (&SigningKey, Standing)> {
+        let previous = self.previous.iter().map(|previous| {
+            let kept_until_ms = previous.kept_until_ms;
+            (previous.key.as_ref(), Standing::Previous { kept_until_ms })
+        });
+        [(self.next.as_ref(), Standing::Next), (self.current.as_ref(), Standing::Current)]
+            .into_iter()
+            .chain(previous)
     }
 
     /// The form to seal. It holds the private keys.

@@ -13,9 +13,12 @@ use identity::invitation::{self, Invitation, InvitationEvent};
 use identity::mail::{self, Letter, Mail, MailEvent};
 use identity::mail_link::{self, MailLink, MailLinkEvent, Purpose};
 use identity::new_tenant::{self, NewTenant, NewTenantEvent};
+use identity::passkey::PublicKey;
 use identity::refresh::{EndReason, TokenHash};
 use identity::role::{Role, Terms};
+use identity::second_factor::{self as factor, FactorId, RecoveryHash, SecondFactorEvent};
 use identity::session::{self, Session, SessionEvent};
+use identity::sign_in_policy::{PolicySet, SignInPolicy, SignInPolicyEvent};
 use identity::signing::{self, SigningEvent, SigningKeyRing};
 use identity::tenant::{self, Tenant, TenantEvent};
 use identity::user::{self, AuthMethod, Membership, User, UserEvent};
@@ -303,6 +306,50 @@ fn mail_links() {
     ]);
     let purposes = [Purpose::VerifyEmail, Purpose::ResetPassword, Purpose::Invitation];
     assert_eq!(purposes.map(|purpose| codec::encode(&purpose).unwrap()), [[0], [1], [2]]);
+}
+
+#[test]
+fn second_factors() {
+    let (app, passkey, until) = (FactorId(7), FactorId(8), Timestamp(1_767_225_660_000));
+    let hash: RecoveryHash = read(json!(vec![6; 32]));
+    let label = Some(personal(2));
+    let used = |used, login| SecondFactorEvent::FactorUsed(factor::FactorUsed { used, login });
+    let key = PublicKey::Es256(vec![4; 65]);
+    let credential = personal(3);
+    let secret = personal(1);
+    let added = factor::PasskeyAdded { id: passkey, credential, key, counter: 1 };
+    let begun = factor::TotpBegun { id: app, secret, label: label.clone(), until };
+    let asked = factor::PasskeyBegun { id: passkey, challenge: [5; 32], label, until };
+    let hashes = vec![hash, hash];
+    let login = Some(factor::CompletedLogin { nonce: USER.0, until });
+    check::<factor::SecondFactors>(vec![
+        SecondFactorEvent::TotpBegun(begun),
+        SecondFactorEvent::TotpConfirmed(factor::TotpConfirmed { id: app, step: 58_907_522 }),
+        SecondFactorEvent::PasskeyBegun(asked),
+        SecondFactorEvent::PasskeyAdded(added),
+        SecondFactorEvent::RecoveryCodesSet(factor::RecoveryCodesSet { hashes }),
+        used(factor::Used::Code { id: app, step: 58_907_523 }, login),
+        SecondFactorEvent::Removed(factor::Removed { id: app }),
+    ]);
+    // Kinds of use and of keys are stored by their order.
+    let kinds = [
+        factor::Used::Code { id: app, step: 1 },
+        factor::Used::Recovery { hash },
+        factor::Used::Passkey { id: passkey, counter: 1 },
+    ];
+    assert_eq!(kinds.map(|kind| used(kind, None).encode().unwrap()[0]), [0, 1, 2]);
+    let keys = [
+        PublicKey::Es256(Vec::new()),
+        PublicKey::EdDsa(Vec::new()),
+        PublicKey::Rs256 { n: Vec::new(), e: Vec::new() },
+    ];
+    assert_eq!(keys.map(|key| codec::encode(&key).unwrap()[0]), [0, 1, 2]);
+}
+
+#[test]
+fn sign_in_policies() {
+    let set = PolicySet { require_second_factor: true };
+    check::<SignInPolicy>(vec![SignInPolicyEvent::PolicySet(set)]);
 }
 
 #[test]

@@ -194,11 +194,20 @@ async function logIn(event) {
   const error = byId("login-error");
   [button.disabled, error.textContent] = [true, ""];
   try {
-    const { email, password } = Object.fromEntries(new FormData(form));
-    const response = await post("/v1/auth/login", { email, password });
-    if (!response.ok) throw new Error(await problemOf(response));
+    const { email, password, otp } = Object.fromEntries(new FormData(form));
+    const response = await post("/v1/auth/login", { email, password, otp: otp || null });
+    if (!response.ok) {
+      const { error: code } = await response.clone().json().catch(() => ({}));
+      if (code === "second_factor_required") {
+        byId("second-factor").hidden = false;
+        byId("otp").focus();
+        throw new Error("Now type the code of your authenticator app, or a recovery code.");
+      }
+      throw new Error(await problemOf(response));
+    }
     keep(await response.json());
     form.reset();
+    byId("second-factor").hidden = true;
     show(true);
     follow();
   } catch (failure) {

@@ -66,6 +66,10 @@ fn login() -> Markup {
             label for="password" { "Password" }
             input #password name="password" type="password" autocomplete="current-password"
                 required;
+            div #second-factor hidden {
+                label for="otp" { "Code of the authenticator app, or a recovery code" }
+                input #otp name="otp" type="text" autocomplete="one-time-code" spellcheck="false";
+            }
             p #login-error.error role="alert" {}
             button.primary type="submit" { "Log in" }
         }

@@ -16,6 +16,7 @@ mod runner;
 mod scenario;
 mod schedule;
 mod setup;
+mod storm;
 #[cfg(test)]
 mod tests;
 
@@ -47,7 +48,7 @@ pub struct LoadArgs {
 
     /// What to measure; `all` runs every scenario that needs no file, one after another
     #[arg(long, default_value = scenario::ALL,
-          value_parser = PossibleValuesParser::new(scenario::names()))]
+          value_parser = PossibleValuesParser::new(scenario::names().chain([storm::NAME])))]
     scenario: String,
 
     /// Connections, each with one request at a time
@@ -66,6 +67,10 @@ pub struct LoadArgs {
     #[arg(long, default_value_t = 1_000,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     wallets: u32,
+
+    /// The users who log in at once in the scenario `login-storm`
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    logins: u16,
 
     /// The calls of one batch
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1_000))]
@@ -219,6 +224,9 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
     };
     let (url, name, json) = (args.url.clone(), args.scenario.clone(), args.json.clone());
     let setup = Setup::new(args, target.clone(), profile.span())?;
+    if name == storm::NAME {
+        return storm::run(&setup, &target, profile.duration, json.as_deref()).await;
+    }
     let chosen: Vec<_> = scenario::named(&name).collect();
     let mut reports = Vec::new();
     let mut failures = Vec::new();

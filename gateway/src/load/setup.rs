@@ -199,6 +199,32 @@ impl Setup {
         Ok(tenants)
     }
 
+    /// Registers as many users as are to log in; answers their logins.
+    pub(crate) async fn register_logins(&self) -> Result<Vec<Prepared>, LoadError> {
+        let count = usize::from(self.args.logins);
+        let taken = AtomicUsize::new(0);
+        let lanes = (0..LANES.min(count)).map(|_| async {
+            let (mut lane, mut logins) = (self.lane(), Vec::new());
+            while taken.fetch_add(1, Ordering::Relaxed) < count {
+                let account = self.account();
+                lane.post("/v1/auth/register", &[self.service()?], &account).await?;
+                let body = Some(Bytes::from(account.to_string()));
+                logins.push(self.target.prepare(Method::POST, "/v1/auth/login", &[], body)?);
+                progress::show(&format!("registered {} of {count}", taken.load(Ordering::Relaxed)));
+            }
+            Ok::<_, LoadError>(logins)
+        });
+        Ok(try_join_all(lanes).await?.concat())
+    }
+
+    /// A new user's address and password.
+    fn account(&self) -> Value {
+        json!({
+            "email": format!("{}@example.com", self.unique("load")),
+            "password": self.password.0,
+        })
+    }
+
     /// Fills a wallet if the operator's login is known: calls may cost nothing.
     pub(crate) async fn grant_if_possible(
         &self,
@@ -283,10 +309,7 @@ impl Lane<'_> {
     async fn register(&mut self) -> Result<(Member, Duration), LoadError> {
         let setup = self.setup;
         let path = "/v1/auth/register";
-        let account = json!({
-            "email": format!("{}@example.com", setup.unique("load")),
-            "password": setup.password.0,
-        });
+        let account = setup.account();
         let session = self.post(path, &[setup.service()?], &account).await?;
         let token = Secret(text(&session, path, "access_token")?);
         let life = session["expires_in"].as_u64().map_or(Duration::MAX, Duration::from_secs);

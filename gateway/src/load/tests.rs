@@ -306,6 +306,36 @@ async fn a_scenario_that_cannot_be_prepared_does_not_keep_the_others_from_being_
 }
 
 #[tokio::test]
+async fn a_login_storm_tells_what_it_does_to_others_and_who_is_put_off_comes_back() {
+    let refused_once = AtomicU64::new(0);
+    let url = serve(move |number, request| match request.uri().path() {
+        "/v1/auth/login" if refused_once.fetch_add(1, Ordering::Relaxed) < 3 => {
+            Reply::Answer(503, json!({ "error": "busy" }))
+        }
+        "/v1/auth/login" => Reply::Answer(200, json!({})),
+        "/readyz" => Reply::Answer(200, json!({})),
+        _ => platform(number, request),
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("storm.json");
+    let name = super::storm::NAME;
+    let more = ["--scenario", name, "--logins", "20", "--duration", "1", "--json"];
+    let more = [&more[..], &[file.to_str().unwrap()]].concat();
+    super::run(args(&url, &more)).await.unwrap();
+    let found: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!((&found["succeeded"], &found["came_back"]), (&json!(20), &json!(3)), "{found}");
+    for probe in ["me", "readyz"] {
+        for part in ["quiet", "storm"] {
+            let probe = &found["p99"][probe][part];
+            assert!(probe["requests"].as_u64() > Some(100), "{found}");
+            assert_eq!(probe["failures"], 0, "{found}");
+        }
+        assert!(found["p99"][probe]["ratio"].as_f64() > Some(0.0), "{found}");
+    }
+}
+
+#[tokio::test]
 async fn a_scenario_without_one_success_is_a_failure() {
     let url = serve(|_, _| Reply::Answer(401, Value::Null)).await;
     let more = ["--rate", "20", "--duration", "1", "--scenario", "me", "--token", "old"];

@@ -14,7 +14,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::{Newcomer, RefreshRequest, log_in, private, sign_up_newcomer};
+use super::auth::{
+    Credentials, Newcomer, RefreshRequest, log_in, private, sign_up_newcomer, with_device_token,
+};
 use crate::app::App;
 use crate::authenticate::{Anyone, Member};
 use crate::extract::{BODY_BYTES_MAX, JsonBody, parse_json, read_body};
@@ -118,6 +120,9 @@ struct LoginForm {
     username: String,
     /// The password
     password: String,
+    /// For users with a second factor: the authenticator app's code, or a recovery code
+    #[serde(default)]
+    otp: Option<String>,
 }
 
 /// The broker's login.
@@ -126,6 +131,8 @@ struct BrokerLogin {
     #[schema(format = Email)]
     email: String,
     password: String,
+    #[serde(default)]
+    otp: Option<String>,
 }
 
 /// The account API's answer.
@@ -187,14 +194,19 @@ async fn login(
 async fn by_form(app: &App, who: Anyone, bytes: &[u8]) -> Result<Response, Refusal> {
     let form: LoginForm = serde_urlencoded::from_bytes(bytes)
         .map_err(|error| Refusal::invalid("body", error.to_string()))?;
-    let LoginForm { username, password } = form;
-    let tokens = log_in(app, who, username, password, None, TokenLife::Account).await?;
-    Ok(private(StatusCode::OK, AccountTokens::from(tokens)))
+    let LoginForm { username: email, password, otp } = form;
+    let (tenant, life) = (None, TokenLife::Account);
+    let tokens = log_in(app, who, Credentials { email, password, otp, tenant, life }).await?;
+    let device_token = tokens.device_token.clone();
+    let response = private(StatusCode::OK, AccountTokens::from(tokens));
+    Ok(with_device_token(response, device_token.as_deref()))
 }
 
 async fn by_json(app: &App, who: Anyone, bytes: &[u8]) -> Result<Response, Refusal> {
-    let BrokerLogin { email, password } = parse_json(bytes)?;
-    let tokens = log_in(app, who, email, password, None, TokenLife::Account).await?;
+    let BrokerLogin { email, password, otp } = parse_json(bytes)?;
+    let (tenant, life) = (None, TokenLife::Account);
+    let tokens = log_in(app, who, Credentials { email, password, otp, tenant, life }).await?;
+    let device_token = tokens.device_token.clone();
     let user = app.identity.user(tokens.user, tokens.tenant).await?;
     let expires_at = app.system.clock().now().plus_ms(tokens.expires_in as i64 * 1_000);
     let answer = BrokerTokens {
@@ -207,7 +219,7 @@ async fn by_json(app: &App, who: Anyone, bytes: &[u8]) -> Result<Response, Refus
             role: user.role,
         },
     };
-    Ok(private(StatusCode::OK, answer))
+    Ok(with_device_token(private(StatusCode::OK, answer), device_token.as_deref()))
 }
 
 /// The caller's account.

@@ -2,9 +2,10 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use billing::sign_up::{self, SignedUp};
+use identity::factor_login::Shown;
 use identity::login::{LoginAttempt, NewSession, TokenLife, Tokens};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -23,6 +24,8 @@ use crate::problem::Problem;
 
 /// Stands for the tenant of a name that is nobody's. No tenant has this number.
 const NOWHERE: TenantId = TenantId(u128::MAX);
+/// What tells a device that has logged in before.
+const DEVICE_TOKEN: HeaderName = HeaderName::from_static("x-device-token");
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -45,6 +48,9 @@ pub(super) struct LoginRequest {
     /// The tenant to log in to, by its id or its name; `default` is the user's own
     #[serde(default)]
     tenant_id: String,
+    /// For users with a second factor: the authenticator app's code, or a recovery code
+    #[serde(default)]
+    otp: Option<String>,
 }
 
 /// What a client keeps.
@@ -89,32 +95,54 @@ pub(super) async fn tenant_named(app: &App, text: &str) -> Result<Option<TenantI
     }
 }
 
+/// What tells the device the next time, as a header: bodies have exactly the documented fields.
+pub(super) fn with_device_token(mut response: Response, token: Option<&str>) -> Response {
+    if let Some(Ok(token)) = token.map(HeaderValue::from_str) {
+        response.headers_mut().insert(DEVICE_TOKEN, token);
+    }
+    response
+}
+
 /// Log in with e-mail address and password
+///
+/// A user with second factors is refused with 401 `second_factor_required` and a `login_token` for
+/// `/v1/auth/login/factor`, unless a code comes along in `otp`. The answer's header
+/// `X-Device-Token`, sent along with the next login, gives the device attempts of its own.
 #[utoipa::path(post, path = "/v1/auth/login", tag = tag::GATEWAY, request_body = LoginRequest,
-    responses((status = 200, body = TokenResponse), (status = 401), (status = 422),
+    responses((status = 200, body = TokenResponse), (status = 401), (status = 403), (status = 422),
         (status = 429)), security(()))]
 async fn login(
     State(app): State<App>,
     who: Anyone,
     body: JsonBody<LoginRequest>,
 ) -> Result<Response, Problem> {
-    let LoginRequest { email, password, tenant_id } = body.value;
+    let LoginRequest { email, password, tenant_id, otp } = body.value;
     let tenant = tenant_named(&app, &tenant_id).await?;
-    let tokens = log_in(&app, who, email, password, tenant, TokenLife::Standard).await?;
-    Ok(private(StatusCode::OK, TokenResponse::from(tokens)))
+    let life = TokenLife::Standard;
+    let tokens = log_in(&app, who, Credentials { email, password, otp, tenant, life }).await?;
+    let device_token = tokens.device_token.clone();
+    let response = private(StatusCode::OK, TokenResponse::from(tokens));
+    Ok(with_device_token(response, device_token.as_deref()))
+}
+
+/// What somebody logs in with.
+pub(super) struct Credentials {
+    pub(super) email: String,
+    pub(super) password: String,
+    pub(super) otp: Option<String>,
+    pub(super) tenant: Option<TenantId>,
+    pub(super) life: TokenLife,
 }
 
 pub(super) async fn log_in(
     app: &App,
     who: Anyone,
-    email: String,
-    password: String,
-    tenant: Option<TenantId>,
-    life: TokenLife,
+    credentials: Credentials,
 ) -> Result<Tokens, Refusal> {
-    let Anyone { request, address, device } = who;
+    let Anyone { request, address, device, device_token } = who;
+    let Credentials { email, password, otp, tenant, life } = credentials;
     let attempt = LoginAttempt { email, password, tenant, address, device, life, request };
-    app.identity.login(attempt).await
+    app.identity.login_showing(attempt, Shown { otp, device_token }).await
 }
 
 /// A refresh token.

@@ -16,7 +16,7 @@ use maud::{DOCTYPE, Markup, html};
 use serde::Deserialize;
 use supervision::Refusal;
 
-use super::auth::log_in;
+use super::auth::{Credentials, log_in};
 use crate::app::App;
 use crate::authenticate::Anyone;
 use crate::console::STYLE_PATH;
@@ -41,6 +41,8 @@ struct Fields {
     email: String,
     #[serde(default)]
     password: String,
+    #[serde(default)]
+    otp: String,
 }
 
 async fn form(Query(Fields { token, .. }): Query<Fields>) -> Response {
@@ -67,6 +69,8 @@ fn fields(token: &str, problem: Option<&str>) -> Markup {
             label for="password" { "Password" }
             input #password name="password" type="password" autocomplete="current-password"
                 required;
+            label for="otp" { "Code of your authenticator app, if you have one" }
+            input #otp name="otp" type="text" autocomplete="one-time-code" spellcheck="false";
             @if let Some(problem) = problem { p.error role="alert" { (problem) } }
             button.primary type="submit" { "Join" }
         }
@@ -97,10 +101,13 @@ async fn accept(State(app): State<App>, who: Anyone, request: Request<Body>) -> 
 
 /// Logs in, joins, logs out. Answers the role.
 async fn join(app: &App, who: Anyone, fields: Fields) -> Result<String, Refusal> {
-    let Fields { token, email, password } = fields;
+    let Fields { token, email, password, otp } = fields;
+    let otp = Some(otp).filter(|otp| !otp.is_empty());
     let (request, identity) = (who.request, &app.identity);
     let address = identity.invitation_of(&token)?;
-    let tokens = log_in(app, who, email, password, None, TokenLife::Standard).await?;
+    let life = TokenLife::Standard;
+    let credentials = Credentials { email, password, otp, tenant: None, life };
+    let tokens = log_in(app, who, credentials).await?;
     let now = app.system.clock().now();
     let verified = identity.authenticate(&tokens.access_token, now).await?;
     let origin = app.origin(&verified.caller, request);

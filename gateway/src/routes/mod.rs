@@ -7,6 +7,7 @@ mod billing;
 mod calls;
 mod console;
 mod developer;
+mod factors;
 mod import;
 mod invitation_page;
 mod keys;
@@ -17,6 +18,7 @@ mod password;
 mod probes;
 mod roles;
 mod sessions;
+mod signing_keys;
 mod tenants;
 mod users;
 
@@ -36,6 +38,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
     let (router, mut document) = OpenApiRouter::with_openapi(openapi::base())
         .merge(auth::router())
         .merge(password::router())
+        .merge(factors::router())
         .merge(accounts::router())
         .merge(keys::router())
         .merge(sessions::router())
@@ -49,6 +52,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(roles::router())
         .merge(users::router())
         .merge(import::router())
+        .merge(signing_keys::router())
         .split_for_parts();
     openapi::declare_keys(&mut document);
     (router, document)

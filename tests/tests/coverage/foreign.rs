@@ -73,6 +73,7 @@ struct Things {
     invitation: String,
     key: String,
     session: String,
+    factor: String,
 }
 
 async fn things(server: &Server, name: &str) -> Things {
@@ -91,10 +92,12 @@ async fn things(server: &Server, name: &str) -> Things {
     let key = json!({"name": "mine", "scopes": "wallet:read"});
     let key = api.post("/v1/keys", &key).as_user(&user).send().await.ok(201);
     let sessions = api.get("/v1/auth/sessions").as_user(&user).send().await.ok(200);
+    let factor = api.post("/v1/auth/me/factors/totp", &json!({})).as_user(&user).send().await;
+    let factor = factor.ok(201)["factor_id"].as_str().unwrap().to_owned();
     let id = |value: &Value| value["id"].as_str().unwrap().to_owned();
     let (hold, role, invitation) = (id(&hold.ok(201)), id(&role), id(&invitation));
     let (key, session) = (id(&key), id(&sessions["sessions"][0]));
-    Things { user, hold, trace, app, role, invitation, key, session }
+    Things { user, hold, trace, app, role, invitation, key, session, factor }
 }
 
 struct Matrix {
@@ -121,6 +124,7 @@ impl Matrix {
         id("", "invitation_id", |it| &it.invitation);
         id("", "key_id", |it| &it.key);
         id("/v1/api-keys/", "id", |it| &it.key);
+        id("/v1/auth/me/factors/", "id", |it| &it.factor);
         id("/v1/auth/sessions/", "id", |it| &it.session);
         id("/v1/tenants/", "after", |it| &it.invitation);
         id("/v1/billing/holds/", "id", |it| &it.hold);
