@@ -37,6 +37,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Key {
     }
 }
 
+impl Key {
+    /// The key of this operation of this caller's, bound to the body. Whose key it is follows from
+    /// the credential: the same text of another caller is another key.
+    pub fn of(self, caller: &Caller, operation: &str, body: &[u8]) -> Option<IdempotencyKey> {
+        let Self(key) = self;
+        let of = |key: String| {
+            IdempotencyKey::new(caller.tenant.0, &caller.label(), operation, &key, body)
+        };
+        key.map(of)
+    }
+}
+
 /// An answer as it is recorded: its status and its body.
 #[derive(Serialize, Deserialize)]
 struct Recorded {
@@ -81,8 +93,7 @@ pub async fn begin(
     operation: &str,
     body: &[u8],
 ) -> Result<Once, Problem> {
-    let Key(Some(key)) = key else { return Ok(Once::Plain) };
-    let key = IdempotencyKey::new(caller.tenant.0, &caller.label(), operation, &key, body);
+    let Some(key) = key.of(caller, operation, body) else { return Ok(Once::Plain) };
     match app.system.begin(place, key).await? {
         Begin::Recorded(bytes) => response(&bytes).map(Once::Answered),
         Begin::Fresh(ticketed) => Ok(Once::Ticketed(ticketed)),

@@ -27,3 +27,18 @@ mod bad_input;
 
 #[path = "journeys/refused_starts.rs"]
 mod refused_starts;
+
+#[path = "journeys/strictness.rs"]
+mod strictness;
+
+#[path = "journeys/services.rs"]
+mod services;
+
+#[path = "journeys/operators.rs"]
+mod operators;
+
+#[path = "journeys/connections.rs"]
+mod connections;
+
+#[path = "journeys/tls.rs"]
+mod tls;

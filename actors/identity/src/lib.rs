@@ -5,6 +5,7 @@
 //! [`service::Identity`] is what the gateway and the other crates call. Below them are the pure
 //! parts: [`password`], [`refresh`], [`signing_keys`], [`token`] and [`token_cache`].
 
+mod acting;
 pub mod claim;
 pub mod login;
 pub mod operator;

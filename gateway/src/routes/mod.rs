@@ -8,6 +8,7 @@ mod calls;
 mod console;
 mod developer;
 mod operator;
+mod operator_actors;
 mod probes;
 
 use axum::Router;
@@ -31,6 +32,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(calls::router())
         .merge(actions::router())
         .merge(operator::router())
+        .merge(operator_actors::router())
         .split_for_parts();
     openapi::declare_keys(&mut document);
     (router, document)
