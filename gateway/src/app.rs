@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use types::{Caller, UserId};
 
 use crate::admission::Admission;
-use crate::authenticate::ServiceToken;
+use crate::authenticate::{MetricsFor, ServiceToken};
 use crate::metrics::Metrics;
 
 /// The server's parts. Cheap to clone.
@@ -35,6 +35,8 @@ pub struct Parts {
     pub activity: Arc<Activity>,
     /// The token that services show.
     pub service_token: ServiceToken,
+    /// Who sees the figures without a credential.
+    pub metrics_for: MetricsFor,
     /// Rates and places.
     pub admission: Admission,
     /// The figures.

@@ -3,6 +3,9 @@
 //! Handlers name what they accept: [`Member`] (a user's token or API key), [`Service`] (the service
 //! token), [`Either`], [`Someone`], [`Operator`]. A credential that is present but does not hold is
 //! 401, never "anonymous".
+//!
+//! A service names the tenant that it acts in, and may name a user that it acts for: both must be
+//! there, be on and belong together, and the records of what it does name the user beside it.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -30,8 +33,38 @@ impl ServiceToken {
         Self(sha256(&[token.as_bytes()]))
     }
 
-    fn is(&self, shown: &str) -> bool {
+    /// Whether `shown` is the token. Takes as long for every text of a length.
+    pub fn is(&self, shown: &str) -> bool {
         sha256(&[shown.as_bytes()]).ct_eq(&self.0).into()
+    }
+}
+
+/// Who sees `/metrics` without a credential; everybody else shows the service token, as a bearer
+/// token or in `X-Service-Token`, or an operator's token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MetricsFor {
+    /// Who is on this machine and does not speak for somebody else
+    #[default]
+    Loopback,
+    /// Everybody
+    Everyone,
+    /// Nobody
+    Nobody,
+}
+
+impl MetricsFor {
+    fn is_open_to(self, parts: &Parts) -> bool {
+        let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip().to_canonical());
+        // A proxy on this machine passes strangers on, and says so (RFC 7239).
+        let is_passed_on = ["forwarded", "x-forwarded-for", "x-real-ip", "via"]
+            .iter()
+            .any(|name| parts.headers.contains_key(*name));
+        match self {
+            Self::Loopback => peer.is_some_and(|peer| peer.is_loopback()) && !is_passed_on,
+            Self::Everyone => true,
+            Self::Nobody => false,
+        }
     }
 }
 
@@ -130,7 +163,17 @@ async fn user_caller(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem
 }
 
 /// The service, and the tenant and user that it acts for.
-fn service_caller(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
+async fn service_caller(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
+    let Some(caller) = service_named(parts, app)? else { return Ok(None) };
+    // Nobody's tenant is named when a service speaks for itself.
+    if caller.tenant != TenantId::SYSTEM || caller.user.is_some() {
+        app.identity.admit_service(caller.tenant, caller.user).await?;
+    }
+    Ok(Some(caller))
+}
+
+/// The service as its headers name it.
+fn service_named(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
     let Some(token) = header(parts, "x-service-token")? else { return Ok(None) };
     if ["authorization", "x-api-key"].iter().any(|name| parts.headers.contains_key(*name)) {
         let message = "send the service token or another credential, not both";
@@ -139,7 +182,7 @@ fn service_caller(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
     if !app.service_token.is(token) {
         return Err(Problem::unauthenticated("the service token is not valid"));
     }
-    let id_error = |name: &str| Problem(Refusal::invalid(name, "is not an id"));
+    let id_error = |name: &str| Problem(Refusal::invalid_at("header", name, "is not an id"));
     let user = header(parts, "x-acting-user")?.filter(|text| !text.is_empty());
     let user = user.map(|text| text.parse::<UserId>().map_err(|_| id_error("X-Acting-User")));
     let user = user.transpose()?;
@@ -192,6 +235,8 @@ pub struct Either(pub Entered);
 pub struct Someone(pub Entered);
 /// A user's credential of an operator.
 pub struct Operator(pub Entered);
+/// Whoever may see the figures: see [`MetricsFor`].
+pub struct Watcher;
 /// Nobody in particular: counted by address.
 pub struct Anyone {
     /// The request's id.
@@ -227,7 +272,7 @@ impl FromRequestParts<App> for Service {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        if let Some(caller) = service_caller(parts, app)? {
+        if let Some(caller) = service_caller(parts, app).await? {
             return enter(parts, app, Some(caller)).map(Self);
         }
         // A user is known here, and still may not.
@@ -242,7 +287,7 @@ impl FromRequestParts<App> for Either {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let caller = match service_caller(parts, app)? {
+        let caller = match service_caller(parts, app).await? {
             Some(caller) => Some(caller),
             None => user_caller(parts, app).await?,
         };
@@ -250,7 +295,8 @@ impl FromRequestParts<App> for Either {
         let acts =
             entered.caller.kind != CallerKind::Service || entered.caller.tenant != TenantId::SYSTEM;
         let message = "name the tenant that you act for";
-        acts.then_some(Self(entered)).ok_or_else(|| Refusal::invalid("X-Tenant-ID", message).into())
+        let refusal = || Refusal::invalid_at("header", "X-Tenant-ID", message).into();
+        acts.then_some(Self(entered)).ok_or_else(refusal)
     }
 }
 
@@ -258,7 +304,7 @@ impl FromRequestParts<App> for Someone {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let caller = match service_caller(parts, app)? {
+        let caller = match service_caller(parts, app).await? {
             Some(caller) => Some(caller),
             None => user_caller(parts, app).await?,
         };
@@ -275,6 +321,22 @@ impl FromRequestParts<App> for Operator {
         let is_operator = entered.caller.is_operator();
         let refusal = || Refusal::forbidden("this needs an operator").into();
         is_operator.then_some(Self(entered)).ok_or_else(refusal)
+    }
+}
+
+impl FromRequestParts<App> for Watcher {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        if app.metrics_for.is_open_to(parts) {
+            return Ok(Self);
+        }
+        if let Some(shown) = header(parts, "x-service-token")?.or(bearer(parts)?)
+            && app.service_token.is(shown)
+        {
+            return Ok(Self);
+        }
+        Operator::from_request_parts(parts, app).await.map(|_| Self)
     }
 }
 
@@ -296,6 +358,31 @@ impl FromRequestParts<App> for Anyone {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::http::Request;
+
+    fn parts(peer: &str, header: Option<&str>) -> Parts {
+        let mut request = Request::builder();
+        if let Some(name) = header {
+            request = request.header(name, "192.0.2.1");
+        }
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        parts.extensions.insert(Peer(peer.parse().unwrap()));
+        parts
+    }
+
+    #[test]
+    fn the_figures_are_open_to_whom_the_setting_says() {
+        let local = ["127.0.0.1:5", "[::1]:5", "[::ffff:127.0.0.1]:5"];
+        for peer in local {
+            assert!(MetricsFor::Loopback.is_open_to(&parts(peer, None)), "{peer}");
+            assert!(!MetricsFor::Nobody.is_open_to(&parts(peer, None)), "{peer}");
+        }
+        let passed_on = parts(local[0], Some("x-forwarded-for"));
+        assert!(!MetricsFor::Loopback.is_open_to(&passed_on));
+        let stranger = parts("192.0.2.1:5", None);
+        assert!(!MetricsFor::Loopback.is_open_to(&stranger));
+        assert!(MetricsFor::Everyone.is_open_to(&stranger));
+    }
 
     #[test]
     fn an_address_counts_as_its_network() {

@@ -7,6 +7,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use serde::Deserialize;
 
+use crate::authenticate::MetricsFor;
 use crate::mail::SmtpTls;
 
 /// The options of `bailiwick serve`.
@@ -39,6 +40,18 @@ pub struct ServeArgs {
     /// Connections at once; further ones wait to be accepted
     #[arg(long, env = "BAILIWICK_CONNECTIONS_MAX", default_value_t = 8_192)]
     pub connections_max: usize,
+    /// Connections of one address at once, but for loopback; without it a quarter of all
+    #[arg(long, env = "BAILIWICK_CONNECTIONS_PER_ADDRESS")]
+    pub connections_per_address: Option<usize>,
+    /// The certificate chain in PEM form: with it the server speaks TLS; read again on SIGHUP
+    #[arg(long, env = "BAILIWICK_TLS_CERT", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key in PEM form
+    #[arg(long, env = "BAILIWICK_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Who sees /metrics without a credential; others show the service token or an operator's
+    #[arg(long, env = "BAILIWICK_METRICS_FOR", default_value = "loopback", value_enum)]
+    pub metrics_for: MetricsFor,
     /// Requests a second that one tenant may make
     #[arg(long, env = "BAILIWICK_TENANT_RATE", default_value_t = 100_000)]
     pub tenant_rate: u32,
@@ -183,6 +196,10 @@ impl ServeArgs {
             dev,
             eddsa,
             connections_max,
+            connections_per_address,
+            tls_cert,
+            tls_key,
+            metrics_for,
             tenant_rate,
             anonymous_rate,
             token_cache,

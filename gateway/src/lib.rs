@@ -6,8 +6,10 @@
 pub mod admission;
 pub mod api_keys;
 pub mod app;
+pub mod assets;
 pub mod authenticate;
 pub mod config;
+pub mod connection;
 pub mod console;
 pub mod demo;
 pub mod extract;
@@ -18,10 +20,15 @@ pub mod mail;
 pub mod metrics;
 pub mod once;
 pub mod openapi;
+pub mod paging;
+pub mod places;
 pub mod problem;
 pub mod routes;
 pub mod server;
 pub mod start;
+pub mod strict;
+pub mod tls;
 pub mod verify;
+pub mod wording;
 
 pub use app::App;

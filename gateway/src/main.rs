@@ -97,9 +97,13 @@ async fn serve(args: ServeArgs, matches: &ArgMatches) -> ExitCode {
         Err(error) => return fail(error.exit_code(), &error),
     };
     banner(&args, &running);
-    let failed = tokio::select! {
-        () = stop_asked() => false,
-        () = running.failed() => true,
+    let mut reload = hangups();
+    let failed = loop {
+        tokio::select! {
+            () = stop_asked() => break false,
+            () = running.failed() => break true,
+            Some(()) = reload.recv() => running.reload(),
+        }
     };
     running.stop().await;
     if failed { ExitCode::from(70) } else { ExitCode::SUCCESS }
@@ -117,8 +121,20 @@ async fn stop_asked() {
     tracing::info!("stopping: requests in flight may finish");
 }
 
+/// One message for each SIGHUP.
+fn hangups() -> tokio::sync::mpsc::Receiver<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    if let Ok(mut hangup) = signal(SignalKind::hangup()) {
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() && sender.send(()).await.is_ok() {}
+        });
+    }
+    receiver
+}
+
 fn banner(args: &ServeArgs, running: &Running) {
-    let url = format!("http://{}", running.address);
+    let url = running.url();
     say(&format!("Bailiwick {} serves {url}", env!("CARGO_PKG_VERSION")));
     say(&format!("  console  {url}/console"));
     say(&format!("  docs     {url}/docs"));

@@ -29,8 +29,9 @@ impl Key {
         Self(self.0, true)
     }
 
-    /// The key bound to who uses it and for what; `None` if the client sent none.
-    pub fn bind(self, caller: &Caller, operation: &str, body: &[u8]) -> Option<IdempotencyKey> {
+    /// The key of this operation of this caller's, bound to the body. Whose key it is follows from
+    /// the credential: the same text of another caller is another key.
+    pub fn of(self, caller: &Caller, operation: &str, body: &[u8]) -> Option<IdempotencyKey> {
         let (tenant, principal) = (caller.tenant.0, caller.label());
         let key = IdempotencyKey::new(tenant, &principal, operation, &self.0?, body);
         Some(if self.1 { key.shown_once() } else { key })
@@ -99,7 +100,7 @@ pub async fn begin(
     operation: &str,
     body: &[u8],
 ) -> Result<Once, Problem> {
-    let Some(key) = key.bind(caller, operation, body) else { return Ok(Once::Plain) };
+    let Some(key) = key.of(caller, operation, body) else { return Ok(Once::Plain) };
     match app.system.begin(place, key).await? {
         Begin::Recorded(bytes) => response(&bytes).map(Once::Answered),
         Begin::Fresh(ticketed) => Ok(Once::Ticketed(ticketed)),

@@ -1,10 +1,9 @@
-//! The server loop: hyper connections with the timeouts and limits that no framework sets.
+//! The server loop: it takes connections in, as many as there is room for, and as many of one
+//! address as that may have; the rest is [`connection`](crate::connection)'s.
 //!
-//! Every connection has a header timeout (a slow client cannot hold one for ever), a limit on
-//! header size and count, and, over HTTP/2, on streams; their number is bounded; a stop lets the
-//! requests in flight finish.
+//! A stop takes no more connections, lets the requests in flight finish, and cuts off whoever
+//! does not get on with it.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,26 +11,32 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 
-/// How long a client may take to send a request's headers.
-const HEADERS_LIMIT: Duration = Duration::from_secs(10);
-/// The most headers of a request.
-const HEADERS_MAX: usize = 64;
-/// The most bytes of a connection's read buffer: what a request's headers must fit into.
-const HEADER_BYTES_MAX: usize = 64 * 1024;
-/// Streams of one HTTP/2 connection.
-const STREAMS_MAX: u32 = 128;
+use crate::connection::{self, Protocols};
+use crate::places::{Places, Taken};
+use crate::tls::{HANDSHAKE_LIMIT, Tls};
+
 /// How long a stop waits for requests in flight.
 const DRAIN_LIMIT: Duration = Duration::from_secs(15);
 /// How long the accept loop rests after an error like "too many open files".
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection that is refused may take to hear it.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
+/// How many connections are told at once that they are refused; further ones are just closed.
+const REFUSALS_MAX: usize = 64;
+/// What a client hears that has too many connections.
+const TOO_MANY: &str = concat!(
+    "HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/problem+json\r\n",
+    "content-length: 224\r\nretry-after: 1\r\nconnection: close\r\n\r\n",
+    r#"{"type":"urn:bailiwick:problem:too_many_connections","title":"Too Many Requests","#,
+    r#""status":429,"detail":"your address has too many connections","#,
+    r#""error":"too_many_connections","message":"your address has too many connections"}"#,
+);
 
 /// Answers requests.
 pub trait Serve: Clone + Send + Sync + 'static {
@@ -43,16 +48,27 @@ pub trait Serve: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Response<Body>> + Send;
 }
 
+/// What the loop keeps to.
+pub struct Limits {
+    /// Connections at once; further ones wait to be accepted.
+    pub connections_max: usize,
+    /// Connections of one address, but for loopback.
+    pub connections_per_address: usize,
+}
+
 /// Serves until `stop` changes, then lets the requests in flight finish.
 pub async fn run<S: Serve>(
     listener: TcpListener,
     serve: S,
-    connections_max: usize,
+    limits: Limits,
+    tls: Option<Arc<Tls>>,
     mut stop: watch::Receiver<bool>,
 ) {
     let graceful = GracefulShutdown::new();
-    let room = Arc::new(Semaphore::new(connections_max));
-    let builder = connection_builder();
+    let room = Arc::new(Semaphore::new(limits.connections_max));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let places = Places::new(limits.connections_per_address);
+    let protocols = Protocols::default();
     loop {
         let place = tokio::select! {
             place = room.clone().acquire_owned() => place,
@@ -71,60 +87,77 @@ pub async fn run<S: Serve>(
                 continue;
             }
         };
-        let (builder, serve, watcher) = (builder.clone(), serve.clone(), graceful.watcher());
-        let mut stop = stop.clone();
+        let Some(taken) = places.take(peer.ip()) else {
+            let is_plain = tls.is_none();
+            if let (true, Ok(turn)) = (is_plain, refusals.clone().try_acquire_owned()) {
+                tokio::spawn(async move {
+                    let _ = timeout(REFUSAL_LIMIT, refuse(stream)).await;
+                    drop(turn);
+                });
+            }
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let (protocols, serve, tls) = (protocols.clone(), serve.clone(), tls.clone());
+        let (watcher, stop) = (graceful.watcher(), stop.clone());
         tokio::spawn(async move {
-            // Until the first byte hyper does not know which protocol it is, and sets no limit.
-            let mut byte = [0];
-            let first = tokio::select! {
-                first = tokio::time::timeout(HEADERS_LIMIT, stream.peek(&mut byte)) => first,
-                _ = stop.wait_for(|stop| *stop) => return,
+            let _held: (_, Taken) = (place, taken);
+            let Some(tls) = tls else {
+                return connection::serve(&protocols, stream, peer, serve, watcher, stop).await;
             };
-            if !matches!(first, Ok(Ok(1..))) {
-                return;
+            if let Some(stream) = shake_hands(&tls, stream, peer, stop.clone()).await {
+                connection::serve(&protocols, stream, peer, serve, watcher, stop).await;
             }
-            let watched = watcher.watch(connect(&builder, stream, peer, serve));
-            // What ends a connection early is the client's affair; nothing here depends on it.
-            if let Err(error) = watched.await {
-                tracing::debug!(%error, %peer, "a connection ended early");
-            }
-            drop(place);
         });
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN_LIMIT, graceful.shutdown()).await.is_err() {
+    if timeout(DRAIN_LIMIT, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were still in flight after {DRAIN_LIMIT:?}; they are cut off");
     }
 }
 
-fn connection_builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_LIMIT)
-        .max_headers(HEADERS_MAX)
-        .max_buf_size(HEADER_BYTES_MAX);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(HEADER_BYTES_MAX as u32)
-        .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(20));
-    builder
-}
-
-fn connect<S: Serve>(
-    builder: &auto::Builder<TokioExecutor>,
+async fn shake_hands(
+    tls: &Tls,
     stream: TcpStream,
     peer: SocketAddr,
-    serve: S,
-) -> impl hyper_util::server::graceful::GracefulConnection<Error: std::fmt::Display> + use<S> {
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request: Request<Incoming>| {
-        let serve = serve.clone();
-        async move { Ok::<_, Infallible>(serve.serve(request.map(Body::new), peer).await) }
-    });
-    builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned()
+    mut stop: watch::Receiver<bool>,
+) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
+    let shaken = tokio::select! {
+        shaken = timeout(HANDSHAKE_LIMIT, tls.acceptor().accept(stream)) => shaken,
+        _ = stop.wait_for(|stop| *stop) => return None,
+    };
+    match shaken {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, %peer, "a TLS handshake failed");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// Says so, and waits until the client has heard it: closing at once would take the words back.
+async fn refuse(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.write_all(TOO_MANY.as_bytes()).await?;
+    stream.shutdown().await?;
+    let mut unread = [0; 1024];
+    while stream.read(&mut unread).await? > 0 {}
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_refusal_is_as_long_as_it_says_and_is_json() {
+        let (head, body) = TOO_MANY.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(
+            (&body["error"], &body["status"]),
+            (&"too_many_connections".into(), &429.into())
+        );
+        assert_eq!(body["detail"], body["message"]);
+    }
 }

@@ -31,6 +31,7 @@ use crate::config::{Hidden, ServeArgs};
 use crate::front::Front;
 use crate::mail::{self, MailError};
 use crate::metrics::Metrics;
+use crate::tls::{Tls, TlsError};
 use crate::{routes, server};
 
 /// How often reminders are looked at.
@@ -85,6 +86,9 @@ pub enum StartError {
     /// Mail cannot be sent as the settings say.
     #[error(transparent)]
     Mail(#[from] MailError),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system's own actors did not start.
     #[error("the system's own actors did not start: {0}")]
     Supervisor(#[from] ractor::SpawnErr),
@@ -98,7 +102,7 @@ impl StartError {
             Self::Open(OpenError::InUse(_)) => 75,
             Self::Open(OpenError::Folder { .. }) => 73,
             Self::Open(_) | Self::Keys(_) | Self::MasterKey | Self::MasterKeyMissing(_) => 78,
-            Self::Mail(_) | Self::PublicUrl(_) => 78,
+            Self::Mail(_) | Self::PublicUrl(_) | Self::Tls(_) => 78,
             Self::Read(_) => 74,
             Self::Refused(_) | Self::Hasher(_) | Self::Supervisor(_) => 70,
         }
@@ -121,6 +125,8 @@ pub struct Running {
     pub address: std::net::SocketAddr,
     /// Said once.
     pub first_start: Option<FirstStart>,
+    /// The certificate, if it speaks TLS.
+    pub tls: Option<Arc<Tls>>,
     stop: watch::Sender<bool>,
     serving: tokio::task::JoinHandle<()>,
     supervisor: ActorRef<()>,
@@ -139,6 +145,21 @@ impl Running {
         }
         let _ = self.app.identity.write_key_uses();
         self.app.system.stop().await;
+    }
+
+    /// Where it is, as a client writes it.
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// Reads the certificate again. One that does not fit is said in the log, and changes nothing.
+    pub fn reload(&self) {
+        match self.tls.as_ref().map(|tls| tls.reload()) {
+            None => tracing::info!("there is nothing to read again"),
+            Some(Ok(())) => tracing::info!("the certificate was read again"),
+            Some(Err(error)) => tracing::error!(%error, "the certificate was not changed"),
+        }
     }
 
     /// Ends when the system's own actors have failed for good.
@@ -205,7 +226,9 @@ pub async fn start(args: &ServeArgs) -> Result<Running, StartError> {
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|source| StartError::Listen { address, source })?;
     let address = listener.local_addr().unwrap_or(address);
-    let post_office = mail::post_office(args, &format!("http://{address}"))?;
+    let tls = Tls::load(args.tls_cert.as_deref(), args.tls_key.as_deref())?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let post_office = mail::post_office(args, &format!("{scheme}://{address}"))?;
     let fresh = is_fresh(&args.data_dir);
     let lock = FolderLock::take(&args.data_dir)?;
     let master = master_key(&args.data_dir, args.master_key.as_ref())?;
@@ -241,6 +264,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running, StartError> {
         market,
         activity: Arc::new(activity::Activity::new(describers())),
         service_token: ServiceToken::new(&service_token),
+        metrics_for: args.metrics_for,
         admission,
         metrics: Metrics::default(),
         board: board.clone(),
@@ -250,18 +274,26 @@ pub async fn start(args: &ServeArgs) -> Result<Running, StartError> {
     });
     let (supervisor, supervisor_ended) = Actor::spawn(None, supervisor(&app, board), ()).await?;
     let front = Front::new(app.clone(), routes::router(app.clone()));
-    let serving = tokio::spawn(server::run(listener, front, args.connections_max, stopping));
+    let serving =
+        tokio::spawn(server::run(listener, front, connection_limits(args), tls.clone(), stopping));
     let first_start = first_start(fresh, bootstrap, derived.then_some(service_token));
     Ok(Running {
         app,
         address,
         first_start,
+        tls,
         stop,
         serving,
         supervisor,
         supervisor_ended,
         _lock: lock,
     })
+}
+
+fn connection_limits(args: &ServeArgs) -> server::Limits {
+    let (connections_max, share) = (args.connections_max, args.connections_per_address);
+    let connections_per_address = share.unwrap_or(connections_max / 4).max(1);
+    server::Limits { connections_max, connections_per_address }
 }
 
 /// Going on without acknowledged commits is an operator's act, and stands in the platform's chain.

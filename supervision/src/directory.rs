@@ -425,11 +425,15 @@ impl<E: Entity> Registered for Arc<Directory<E>> {
     ) -> futures::future::BoxFuture<'static, Result<serde_json::Value, Refusal>> {
         let directory = self.clone();
         Box::pin(async move {
-            let missing = || Refusal::not_found("entity");
-            let address = Address::from_place(place).ok_or_else(missing)?;
+            // Not by `look`: who only looks brings nothing into memory.
+            let Some(actor) = directory.actor(place.id()) else {
+                return directory.replay(&place).map(|entity| entity.observe());
+            };
             let origin = directory.core.system_origin();
-            let look = directory.look(&address, origin, E::observe);
-            tokio::time::timeout(OBSERVE_LIMIT, look).await.unwrap_or_else(|_| Err(Refusal::busy()))
+            let (envelope, answer) = Envelope::look("look", origin, None, E::observe);
+            actor.cast(envelope).map_err(|_| Refusal::restarting())?;
+            let seen = tokio::time::timeout(OBSERVE_LIMIT, receive(answer)).await;
+            seen.unwrap_or_else(|_| Err(Refusal::busy()))
         })
     }
 

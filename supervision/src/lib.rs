@@ -26,6 +26,7 @@ pub mod system;
 pub mod testkit;
 
 mod crashes;
+mod golden;
 mod host;
 
 pub use address::{Address, Home, OwnerKey};

@@ -93,11 +93,16 @@ impl Refusal {
         Self::new(Class::Conflict, code, message)
     }
 
-    /// 422, naming the field.
+    /// 422, naming the field of the body.
     pub fn invalid(field: &str, message: impl Into<String>) -> Self {
+        Self::invalid_at("body", field, message)
+    }
+
+    /// 422, naming the field and where it is: `body`, `query`, `path` or `header`.
+    pub fn invalid_at(place: &str, field: &str, message: impl Into<String>) -> Self {
         let message = message.into();
         let item = serde_json::json!({
-            "details": [{"field": field, "message": message, "loc": ["body", field],
+            "details": [{"field": field, "message": message, "loc": [place, field],
                 "msg": message, "type": "value_error"}]
         });
         let text = format!("{field}: {message}");

@@ -10,6 +10,8 @@ use crate::command::{Command, Found, Given as TurnGiven, Handle, Left, Origin, T
 use crate::entity::{Entity, RowDraft};
 use crate::refusal::Refusal;
 
+pub use crate::golden::Golden;
+
 /// An entity to which certain things have happened.
 pub struct Given<E: Entity> {
     state: E,

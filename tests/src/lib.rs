@@ -58,8 +58,15 @@ pub struct Server {
 impl Server {
     /// Starts one in a new folder.
     pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// Starts one in a new folder with settings of its own.
+    pub async fn start_with(change: impl FnOnce(&mut ServeArgs)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let running = start(&settings(folder.path())).await.unwrap();
+        let mut settings = settings(folder.path());
+        change(&mut settings);
+        let running = start(&settings).await.unwrap();
         Self { api: Api::new(running.address), running, folder }
     }
 

@@ -47,3 +47,18 @@ mod refused_starts;
 
 #[path = "journeys/mail.rs"]
 mod mail;
+
+#[path = "journeys/strictness.rs"]
+mod strictness;
+
+#[path = "journeys/services.rs"]
+mod services;
+
+#[path = "journeys/operators.rs"]
+mod operators;
+
+#[path = "journeys/connections.rs"]
+mod connections;
+
+#[path = "journeys/tls.rs"]
+mod tls;

@@ -13,6 +13,10 @@ use crate::cursor::ChainCursor;
 use crate::describe::{ActionStatus, ActionType, Describers};
 use crate::view::{Action, ActionDetail, ActionPage, Verification};
 
+/// What stands in a label between who acts and for whom.
+pub(crate) const FOR: &str = " for ";
+/// What the labels of services begin with.
+const SERVICE: &str = "service";
 /// How many actions a page has when not told.
 pub const PER_PAGE_DEFAULT: usize = 50;
 /// The most actions a page may have.
@@ -71,10 +75,43 @@ fn holds(action: &Action, search: &str) -> bool {
 }
 
 /// Whether `label` is `wanted` or stands below it: `agent` takes `agent/agt_…`, but never a part
-/// of an id.
+/// of an id. Who acts for somebody is in both names: `service for user/…` is `service` and
+/// `user/…`.
 fn is_caller(label: &str, wanted: &str) -> bool {
-    let rest = label.strip_prefix(wanted);
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || wanted.ends_with('/'))
+    label.split(FOR).any(|label| {
+        let rest = label.strip_prefix(wanted);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || wanted.ends_with('/'))
+    })
+}
+
+/// Whose actions are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose<'a> {
+    /// Everybody's.
+    All,
+    /// Those of one caller, and those that others did for it: its label in records, or the
+    /// label's part before a slash.
+    Caller(&'a str),
+    /// The same, and those of services that acted for nobody.
+    CallerAndServices(&'a str),
+}
+
+impl<'a> From<Option<&'a str>> for Whose<'a> {
+    fn from(caller: Option<&'a str>) -> Self {
+        caller.map_or(Self::All, Self::Caller)
+    }
+}
+
+impl Whose<'_> {
+    fn takes(self, label: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Caller(wanted) => is_caller(label, wanted),
+            Self::CallerAndServices(wanted) => {
+                is_caller(label, wanted) || !label.contains(FOR) && is_caller(label, SERVICE)
+            }
+        }
+    }
 }
 
 /// Reads chains as actions.
@@ -89,16 +126,16 @@ impl Activity {
         Self { describers }
     }
 
-    /// The actions of `tenant`, newest first; of one caller alone if `caller` is given (its label
-    /// in records, or the label's part before a slash). Looks at [`LIST_RECORDS_MAX`] records.
+    /// The actions of `tenant`, newest first. Looks at [`LIST_RECORDS_MAX`] records.
     /// `journal_unreadable` when the engine fails.
-    pub fn list(
+    pub fn list<'a>(
         &self,
         system: &System,
         tenant: TenantId,
-        caller: Option<&str>,
+        whose: impl Into<Whose<'a>>,
         filter: &Filter,
     ) -> Result<ActionPage, Refusal> {
+        let whose = whose.into();
         let mut walk = Walk::begin(filter);
         let home = home_of(tenant);
         let head = system.journal().chain_head(home).map_err(unreadable)?.chain_seq;
@@ -114,7 +151,7 @@ impl Activity {
                     break;
                 }
                 next = record.header.chain_seq - 1;
-                let wanted = caller.is_none_or(|wanted| is_caller(&record.header.caller, wanted));
+                let wanted = whose.takes(&record.header.caller);
                 let actions = if wanted { self.actions(system, &record) } else { Vec::new() };
                 walk.take(record.header.chain_seq, actions);
             }
@@ -122,22 +159,23 @@ impl Activity {
         Ok(walk.finish(next))
     }
 
-    /// All actions of the request that `trace_id` names; of `caller` alone if that is given.
+    /// All actions of the request that `trace_id` names.
     /// 404 when there are none in this tenant's chain, from five seconds before to ten minutes
     /// after the request's id was made, within [`GET_RECORDS_MAX`] records.
-    pub fn get(
+    pub fn get<'a>(
         &self,
         system: &System,
         tenant: TenantId,
-        caller: Option<&str>,
+        whose: impl Into<Whose<'a>>,
         trace_id: &str,
     ) -> Result<ActionDetail, Refusal> {
+        let whose = whose.into();
         let unknown = || Refusal::not_found("action");
         let request = trace_id.split_once('.').map_or(trace_id, |(request, _)| request);
         let request: RequestId = request.parse().map_err(|_| unknown())?;
         let (mut steps, mut truncated) = (Vec::new(), false);
         self.each_of_request(system, tenant, request, |record| {
-            if caller.is_none_or(|wanted| is_caller(&record.header.caller, wanted)) {
+            if whose.takes(&record.header.caller) {
                 steps.extend(self.actions(system, record));
             }
             truncated = steps.len() > GET_STEPS_MAX;
@@ -312,4 +350,32 @@ fn in_full(error: &dyn std::error::Error) -> String {
         source = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_acts_for_somebody_is_found_under_both_names() {
+        let label = "service/notes for user/imp_u_1";
+        for wanted in ["service", "service/notes", "user/imp_u_1", "user"] {
+            assert!(Whose::Caller(wanted).takes(label), "{wanted}");
+        }
+        for wanted in ["notes", "user/imp_u_2", "imp_u_1", "service/note"] {
+            assert!(!Whose::Caller(wanted).takes(label), "{wanted}");
+        }
+        assert!(Whose::from(None).takes(label));
+    }
+
+    #[test]
+    fn what_services_do_for_nobody_is_the_owners_to_see() {
+        let owner = Whose::CallerAndServices("user/imp_u_1");
+        for label in ["user/imp_u_1", "service", "service/notes", "service for user/imp_u_1"] {
+            assert!(owner.takes(label), "{label}");
+        }
+        for label in ["user/imp_u_2", "service/notes for user/imp_u_2", "system", "agent/agt_1"] {
+            assert!(!owner.takes(label), "{label}");
+        }
+    }
 }

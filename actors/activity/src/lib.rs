@@ -14,7 +14,7 @@ use supervision::system::SystemBuilder;
 
 pub use activity::{
     Activity, COUNTED_RECORDS_MAX, Filter, GET_RECORDS_MAX, GET_STEPS_MAX, LIST_RECORDS_MAX,
-    PER_PAGE_DEFAULT, PER_PAGE_MAX,
+    PER_PAGE_DEFAULT, PER_PAGE_MAX, Whose,
 };
 pub use cursor::{ChainCursor, CursorError};
 pub use describe::{ActionItem, ActionStatus, ActionType, Describe, Describers};

@@ -7,6 +7,7 @@ use supervision::{Timestamp, TraceParent};
 use types::{RequestId, TenantId, rfc3339};
 use utoipa::ToSchema;
 
+use crate::activity::FOR;
 use crate::describe::{ActionItem, ActionStatus, ActionType};
 
 /// What a user's caller label begins with.
@@ -21,9 +22,10 @@ pub struct Action {
     pub chain_seq: u64,
     /// The tenant.
     pub tenant_id: TenantId,
-    /// The user who asked, where a user's token was shown.
+    /// The user who asked, or for whom a service did.
     pub user_id: Option<String>,
-    /// Who asked: `user/…`, `agent/…`, `api_key/…`, `service/…` or `system`.
+    /// Who asked: `user/…`, `agent/…`, `api_key/…`, `service/…`, `service/… for user/…` or
+    /// `system`.
     pub caller: String,
     /// The app whose function it was.
     pub app_id: Option<String>,
@@ -68,7 +70,7 @@ impl Action {
             trace_id,
             chain_seq: header.chain_seq,
             tenant_id: TenantId(header.home.0),
-            user_id: header.caller.strip_prefix(USER_LABEL).map(str::to_owned),
+            user_id: user(&header.caller).map(str::to_owned),
             caller: header.caller.to_string(),
             app_id: item.app_id,
             tool_name: item.tool_name,
@@ -84,6 +86,11 @@ impl Action {
             link: HEXLOWER.encode(&record.link),
         }
     }
+}
+
+/// The user in a caller's label.
+fn user(label: &str) -> Option<&str> {
+    label.split(FOR).find_map(|label| label.strip_prefix(USER_LABEL))
 }
 
 /// Part of a list of actions, newest first.

@@ -172,7 +172,7 @@ async fn a_request_is_found_with_all_its_steps_and_by_nobody_else() {
     let trace = types::RequestId(world.request(2)).to_string();
     let (activity, system) = (&world.activity, &world.system);
     let ann = format!("user/{ANN}");
-    let detail = activity.get(system, SHOP, Some(&ann), &trace).unwrap();
+    let detail = activity.get(system, SHOP, Some(&*ann), &trace).unwrap();
     let steps: Vec<_> = detail.steps.iter().map(|step| &*step.tool_name).collect();
     assert_eq!(steps, ["tea", "cake", "close"]);
     assert_eq!(detail.action, detail.steps[0]);

@@ -7,6 +7,7 @@
 //! other crates call. Below them are the pure parts: [`password`], [`refresh`], [`signing_keys`],
 //! [`token`] and [`token_cache`].
 
+mod acting;
 pub mod api_key;
 pub mod claim;
 pub mod factor_login;

@@ -525,6 +525,9 @@ fn check_nickname(nickname: &str) -> Result<(), Refusal> {
 }
 
 fn check_characters(field: &str, text: &str, min: usize, max: usize) -> Result<(), Refusal> {
+    // A description has paragraphs; everything else is one line.
+    let plain = if field == "description" { types::check_lines } else { types::check_line };
+    plain(text).map_err(|error| Refusal::invalid(field, error.to_string()))?;
     if (min..=max).contains(&text.chars().count()) {
         return Ok(());
     }

@@ -8,6 +8,8 @@ use crate::id::{AppId, SessionId, TenantId, UserId, base32};
 
 /// The scope that operators have.
 const OPERATOR_SCOPE: &str = "operator";
+/// The roles of those who answer for a tenant.
+const TENANT_ROLES: [&str; 2] = ["owner", "admin"];
 
 /// What kind of credential was shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -61,7 +63,8 @@ impl Caller {
     }
 
     /// The caller as records show it: `user/imp_u_…`, `agent/agt_…`, `api_key/key_…`,
-    /// `service/APP`, `service`, `system`.
+    /// `service/APP`, `service`, `system`; a service that acts for a user names both:
+    /// `service/APP for user/imp_u_…`.
     pub fn label(&self) -> Arc<str> {
         let credential = self.credential.map(base32).unwrap_or_default();
         let label = match (self.kind, self.user, &self.app) {
@@ -69,11 +72,21 @@ impl Caller {
             (CallerKind::User, None, _) => "user".to_owned(),
             (CallerKind::Agent, _, _) => format!("agent/agt_{credential}"),
             (CallerKind::ApiKey, _, _) => format!("api_key/key_{credential}"),
-            (CallerKind::Service, _, Some(app)) => format!("service/{app}"),
-            (CallerKind::Service, _, None) => "service".to_owned(),
+            (CallerKind::Service, None, Some(app)) => format!("service/{app}"),
+            (CallerKind::Service, None, None) => "service".to_owned(),
+            (CallerKind::Service, Some(user), Some(app)) => {
+                format!("service/{app} for user/{user}")
+            }
+            (CallerKind::Service, Some(user), None) => format!("service for user/{user}"),
             (CallerKind::System, _, _) => "system".to_owned(),
         };
         label.into()
+    }
+
+    /// Whether this is a user who answers for the tenant: its owner, or an admin of it.
+    pub fn answers_for_tenant(&self) -> bool {
+        let is_own = self.user.is_some_and(|user| user.direct_tenant() == self.tenant);
+        self.kind == CallerKind::User && (is_own || TENANT_ROLES.contains(&self.role.as_str()))
     }
 
     /// Whether this is an operator: a user of the system tenant with the scope `operator`.
@@ -203,9 +216,26 @@ mod tests {
         caller.credential = Some(2);
         assert_eq!(&*caller.label(), "agent/agt_00000000000000000000000002");
         caller.kind = CallerKind::Service;
-        assert_eq!(&*caller.label(), "service");
+        assert_eq!(&*caller.label(), "service for user/imp_u_00000000000000000000000001");
         caller.app = AppId::new("notes").ok();
+        assert_eq!(&*caller.label(), "service/notes for user/imp_u_00000000000000000000000001");
+        caller.user = None;
         assert_eq!(&*caller.label(), "service/notes");
+        caller.app = None;
+        assert_eq!(&*caller.label(), "service");
+    }
+
+    #[test]
+    fn owners_and_admins_answer_for_their_tenant() {
+        let mut caller = Caller { kind: CallerKind::User, ..Caller::system(TenantId(1)) };
+        (caller.user, caller.role) = (Some(UserId(2)), "user".to_owned());
+        assert!(!caller.answers_for_tenant());
+        caller.role = "admin".to_owned();
+        assert!(caller.answers_for_tenant());
+        (caller.user, caller.role) = (Some(UserId(1)), "user".to_owned());
+        assert!(caller.answers_for_tenant(), "a direct user's own tenant");
+        caller.kind = CallerKind::Service;
+        assert!(!caller.answers_for_tenant());
     }
 
     #[test]

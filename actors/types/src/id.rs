@@ -68,7 +68,11 @@ fn parse(text: &str) -> Result<u128, IdError> {
 }
 
 macro_rules! ids {
-    ($($(#[$doc:meta])* $name:ident($prefix:literal);)*) => {$(
+    ($($(#[$doc:meta])* $name:ident($prefix:literal);)*) => {
+    /// What the texts of ids begin with.
+    const PREFIXES: &[&str] = &[$($prefix),*];
+
+    $(
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
         pub struct $name(pub u128);
@@ -130,6 +134,23 @@ macro_rules! ids {
             }
         }
     )*};
+}
+
+/// How the id of an entity may be spelled that somebody has seen as `text`: the text itself, and
+/// if it holds ids (`imp_t_…`, a UUID, bare base32; parts of an id made of several stand between
+/// dots or slashes), those in base32 alone and, for a single one, behind each prefix.
+pub fn spellings(text: &str) -> Vec<String> {
+    let mut all = vec![text.to_owned()];
+    let bare = |part: &str| parse(part).map_or_else(|_| part.to_owned(), base32);
+    let parts = text.split_inclusive(['.', '/']).map(|part| match part.strip_suffix(['.', '/']) {
+        Some(inner) => format!("{}{}", bare(inner), &part[inner.len()..]),
+        None => bare(part),
+    });
+    all.push(parts.collect());
+    if let Ok(number) = parse(text) {
+        all.extend(PREFIXES.iter().map(|prefix| format!("{prefix}_{}", base32(number))));
+    }
+    all
 }
 
 ids! {
@@ -265,6 +286,20 @@ mod tests {
                 assert_eq!(format!("{prefix}{}", base32(number)).parse(), Ok(user));
             }
         }
+    }
+
+    #[test]
+    fn an_id_is_found_however_it_was_seen() {
+        let (user, stored) = (UserId(7), base32(7));
+        for seen in [user.to_string(), user.direct_tenant().to_string(), user.uuid()] {
+            let all = spellings(&seen);
+            for wanted in [&stored, &user.to_string(), &user.direct_tenant().to_string()] {
+                assert!(all.contains(wanted), "{seen}: {all:?}");
+            }
+        }
+        let session = format!("{}.{}.notes", TenantId(8), UserId(7).uuid());
+        assert!(spellings(&session).contains(&format!("{}.{stored}.notes", base32(8))));
+        assert!(spellings("email/0a1b").contains(&"email/0a1b".to_owned()));
     }
 
     #[test]

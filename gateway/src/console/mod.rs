@@ -1,19 +1,21 @@
-//! The operator's console: one page, its style and its script, and the JSON that it shows.
+//! The operator's console: one page, its style and its script's modules, and the JSON it shows.
 //!
 //! The server renders the page's landmarks once ([`page`]); the script logs in, asks for what it
 //! shows with a bearer token, and keeps it up to date. Nothing comes from elsewhere and nothing is
-//! inline, so it works offline under [`CONTENT_SECURITY_POLICY`]. What it needs:
+//! inline, so it works offline under [`CONTENT_SECURITY_POLICY`](crate::assets). What it needs:
 //!
 //! | route | answers |
 //! | --- | --- |
-//! | `GET /console`, [`STYLE_PATH`], [`SCRIPT_PATH`] | the page and its two assets, to everybody |
+//! | `GET /console`, `/console/FILE`, `/assets/FILE` | the page and its files, to everybody |
 //! | `POST /v1/auth/login`, `/v1/auth/refresh` | `{access_token, refresh_token, expires_in}` |
 //! | `GET /v1/operator/tree` | [`TreeView`] |
 //! | `GET /v1/operator/stream` | server-sent events `tree`, each second, data [`TreeView`] |
-//! | `GET /v1/operator/actors/{kind}/{id}?at=SEQ` | [`ActorPage`] |
+//! | `GET /v1/operator/actors/{kind}/{id}?at=SEQ&before=SEQ&limit=N` | [`ActorPage`] |
+//! | `POST` the same, `{action, reason}` | `{done, message}`: an act, noted before it is done |
 //!
 //! Rates (per second) are made by the script from two trees that follow each other, so that the
-//! server keeps no figures for who is looking. The console only looks: it changes nothing.
+//! server keeps no figures for who is looking. No state is edited here: what an operator may do
+//! is what the acts are.
 
 mod pages;
 
@@ -25,18 +27,22 @@ use types::TenantId;
 
 pub use pages::page;
 
-/// The path of [`STYLE`].
-pub const STYLE_PATH: &str = "/console/style.css";
-/// The path of [`SCRIPT`].
-pub const SCRIPT_PATH: &str = "/console/console.js";
-/// The style, `text/css`.
-pub const STYLE: &str = include_str!("style.css");
-/// The script, `text/javascript`, an ES module.
-pub const SCRIPT: &str = include_str!("console.js");
-/// What the page may load: its own style and script, and this server's API.
-pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; \
-    style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; \
-    form-action 'none'; frame-ancestors 'none'";
+use crate::assets::Asset;
+
+/// The files that the page is made of: one style, and the modules of the script.
+pub const FILES: &[Asset] = &[
+    Asset { name: "style.css", text: include_str!("style.css") },
+    Asset { name: "console.js", text: include_str!("console.js") },
+    Asset { name: "act.js", text: include_str!("act.js") },
+    Asset { name: "dom.js", text: include_str!("dom.js") },
+    Asset { name: "entity.js", text: include_str!("entity.js") },
+    Asset { name: "parts.js", text: include_str!("parts.js") },
+    Asset { name: "session.js", text: include_str!("session.js") },
+    Asset { name: "status.js", text: include_str!("status.js") },
+    Asset { name: "text.js", text: include_str!("text.js") },
+    Asset { name: "tree.js", text: include_str!("tree.js") },
+    Asset { name: "views.js", text: include_str!("views.js") },
+];
 
 /// The whole system at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -68,18 +74,26 @@ pub struct TreeView {
 /// One entity: what it is now or was, and how it came to that.
 #[derive(Clone, Debug, Serialize)]
 pub struct ActorPage {
+    /// Its kind.
+    pub kind: String,
+    /// Its id, as its stream has it.
+    pub id: String,
     /// The tenant in whose chain it records.
     pub tenant_id: TenantId,
     /// Its actor, with its `tenant_id`, if it is live.
     #[serde(serialize_with = "one_with_tenant")]
     pub view: Option<ActorView>,
-    /// The state after record `at`, redacted.
+    /// Why it is in quarantine, if it is.
+    pub quarantine: Option<String>,
+    /// The state after record `at`, redacted; null if it cannot be told.
     pub state: serde_json::Value,
+    /// Why the state cannot be told.
+    pub state_error: Option<String>,
     /// The number of the record that `state` is after.
     pub at: u64,
     /// The number of the last record.
     pub head: u64,
-    /// The newest records, newest first.
+    /// Records, newest first: the newest ones, or those before the one that was asked for.
     pub history: Vec<HistoryEntry>,
 }
 
@@ -142,7 +156,9 @@ mod tests {
         for view in ["overview", "tree", "kinds", "journal"] {
             assert!(html.contains(&format!("href=\"#/{view}\"")), "{view}");
         }
-        assert!(html.contains(STYLE_PATH) && html.contains(SCRIPT_PATH));
+        for file in FILES {
+            assert!(html.contains(&format!("\"/console/{}\"", file.name)), "{}", file.name);
+        }
         for inline in ["<style", " style=", " onclick=", "<script>", "http://", "https://"] {
             assert!(!html.contains(inline), "{inline}");
         }
@@ -150,11 +166,24 @@ mod tests {
 
     #[test]
     fn the_assets_load_nothing_from_elsewhere() {
-        for asset in [STYLE, SCRIPT] {
-            assert!(!asset.contains("https://") && !asset.contains("@import"));
+        for file in FILES {
+            for forbidden in
+                ["https://", "@import", "innerHTML", "eval(", "document.write", "localStorage"]
+            {
+                assert!(!file.text.contains(forbidden), "{}: {forbidden}", file.name);
+            }
         }
-        for forbidden in ["innerHTML", "eval(", "document.write", "localStorage"] {
-            assert!(!SCRIPT.contains(forbidden), "{forbidden}");
+    }
+
+    #[test]
+    fn every_module_that_is_imported_is_served() {
+        let names: Vec<_> = FILES.iter().map(|file| file.name).collect();
+        for file in FILES.iter().filter(|file| file.name.ends_with(".js")) {
+            for import in file.text.split("from \"./").skip(1) {
+                let name = import.split('"').next().unwrap_or_default();
+                assert!(names.contains(&name), "{} imports {name}", file.name);
+            }
+            assert!(file.text.lines().count() <= 700, "{} is too long", file.name);
         }
     }
 

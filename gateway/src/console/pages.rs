@@ -2,7 +2,9 @@
 
 use maud::{DOCTYPE, Markup, html};
 
-use super::{SCRIPT_PATH, STYLE_PATH};
+use activity::operator_act::REASON_CHARS_MAX;
+
+use super::FILES;
 
 /// The views, by the name in the address and the title in the navigation.
 const VIEWS: [(&str, &str); 4] =
@@ -20,8 +22,10 @@ pub fn page() -> Markup {
                 meta name="robots" content="noindex";
                 title { "Bailiwick console" }
                 link rel="icon" href="data:,";
-                link rel="stylesheet" href=(STYLE_PATH);
-                script type="module" src=(SCRIPT_PATH) {}
+                link rel="stylesheet" href="/assets/palette.css";
+                @for file in FILES {
+                    (link(file.name))
+                }
             }
             body {
                 a.skip href="#content" { "Skip to the content" }
@@ -32,7 +36,22 @@ pub fn page() -> Markup {
                     (login())
                     (workspace())
                 }
+                (act())
             }
+        }
+    }
+}
+
+/// Styles load, the script runs, and the modules it imports are asked for at once.
+fn link(name: &str) -> Markup {
+    let path = format!("/console/{name}");
+    html! {
+        @if name.ends_with(".css") {
+            link rel="stylesheet" href=(path);
+        } @else if name == "console.js" {
+            script type="module" src=(path) {}
+        } @else {
+            link rel="modulepreload" href=(path);
         }
     }
 }
@@ -80,11 +99,45 @@ fn workspace() -> Markup {
     html! {
         div #workspace hidden {
             h1 #title tabindex="-1" {}
-            search #search hidden {
-                label for="filter" { "Filter by kind, id or tenant" }
-                input #filter type="search" autocomplete="off" spellcheck="false";
+            div #search .finders hidden {
+                search {
+                    label for="filter" { "Filter what is live by kind, id or tenant" }
+                    input #filter type="search" autocomplete="off" spellcheck="false";
+                }
+                form #find role="search" {
+                    label for="find-kind" { "Open any entity, live or not" }
+                    div.row {
+                        select #find-kind aria-label="Kind" {}
+                        input #find-id type="text" autocomplete="off" spellcheck="false" required
+                            aria-label="Id: imp_t_…, imp_u_…, a UUID or its own";
+                        button type="submit" { "Open" }
+                    }
+                }
             }
             div #view aria-busy="true" { p.loading { "Loading…" } }
+        }
+    }
+}
+
+/// Where an operator says why.
+fn act() -> Markup {
+    html! {
+        dialog #act aria-labelledby="act-title" {
+            form #act-form method="dialog" {
+                h2 #act-title {}
+                p #act-about.quiet {}
+                label for="act-reason" { "Reason" }
+                textarea #act-reason rows="3" maxlength=(REASON_CHARS_MAX) required
+                    aria-describedby="act-note" {}
+                p #act-note.quiet {
+                    "It stands in the tenant's chain and in the platform's, with your name."
+                }
+                p #act-error.error role="alert" {}
+                div.buttons {
+                    button #act-cancel type="button" { "Cancel" }
+                    button #act-go.primary type="submit" {}
+                }
+            }
         }
     }
 }

@@ -7,9 +7,10 @@ use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use billing::sign_up::{Conclude, SignUp};
 use identity::login::{TokenLife, Tokens};
+use identity::tenant::NAME_CHARS_MAX;
 use serde::{Deserialize, Serialize};
 use supervision::{Begin, IdempotencyKey, Origin, Refusal};
-use types::{TenantId, UserId, rfc3339};
+use types::{PlainText, TenantId, UserId, rfc3339};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -19,7 +20,7 @@ use super::auth::{
 };
 use crate::app::App;
 use crate::authenticate::{Anyone, Member};
-use crate::extract::{BODY_BYTES_MAX, JsonBody, parse_json, read_body};
+use crate::extract::{BODY_BYTES_MAX, JsonBody, parse_json, parse_pairs, read_body};
 use crate::once::{self, Key};
 use crate::openapi::tag;
 use crate::problem::Problem;
@@ -40,6 +41,9 @@ fn tenant_label(tenant: TenantId) -> String {
     format!("tenant_{}", types::base32(tenant.0))
 }
 
+/// The name of a person or a company.
+type NameText = PlainText<NAME_CHARS_MAX>;
+
 /// A new account.
 #[derive(Deserialize, ToSchema)]
 struct AccountRequest {
@@ -50,10 +54,12 @@ struct AccountRequest {
     password: String,
     /// The user's name
     #[serde(default)]
-    full_name: Option<String>,
+    #[schema(value_type = Option<String>, max_length = 255)]
+    full_name: Option<NameText>,
     /// What the new tenant is called
     #[serde(default)]
-    company: Option<String>,
+    #[schema(value_type = Option<String>, max_length = 255)]
+    company: Option<NameText>,
 }
 
 /// The account, as it was made.
@@ -78,6 +84,10 @@ async fn register(
     body: JsonBody<AccountRequest>,
 ) -> Result<Response, Problem> {
     let AccountRequest { email, password, full_name, company } = body.value;
+    // A name of blanks is none.
+    let named =
+        |name: Option<NameText>| name.map(PlainText::into_string).filter(|name| !name.is_empty());
+    let (full_name, company) = (named(full_name), named(company));
     let (tenant, principal) = (TenantId::SYSTEM.0, who.address.clone());
     let key = key
         .0
@@ -192,9 +202,7 @@ async fn login(
 }
 
 async fn by_form(app: &App, who: Anyone, bytes: &[u8]) -> Result<Response, Refusal> {
-    let form: LoginForm = serde_urlencoded::from_bytes(bytes)
-        .map_err(|error| Refusal::invalid("body", error.to_string()))?;
-    let LoginForm { username: email, password, otp } = form;
+    let LoginForm { username: email, password, otp } = parse_pairs("body", bytes)?;
     let (tenant, life) = (None, TokenLife::Account);
     let tokens = log_in(app, who, Credentials { email, password, otp, tenant, life }).await?;
     let device_token = tokens.device_token.clone();

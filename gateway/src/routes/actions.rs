@@ -1,6 +1,8 @@
 //! `/v1/actions`: what was done, as the tenant's chain has it.
 
-use activity::{ActionDetail, ActionPage, ActionStatus, ActionType, Filter, Verification};
+use activity::{
+    ActionDetail, ActionPage, ActionStatus, ActionType, Filter, PER_PAGE_MAX, Verification, Whose,
+};
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::Deserialize;
@@ -13,6 +15,7 @@ use crate::app::App;
 use crate::authenticate::{Entered, Member};
 use crate::extract::Query;
 use crate::openapi::tag;
+use crate::paging;
 use crate::problem::Problem;
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -43,6 +46,15 @@ fn named<T: serde::de::DeserializeOwned>(text: String) -> Result<T, serde_json::
     serde_json::from_value(serde_json::Value::String(text))
 }
 
+/// The caller's own actions, and those that were done for the caller; what services did for nobody
+/// in particular is shown to the tenant's owner and admins.
+fn whose<'a>(entered: &Entered, label: &'a str) -> Whose<'a> {
+    match entered.caller.answers_for_tenant() {
+        true => Whose::CallerAndServices(label),
+        false => Whose::Caller(label),
+    }
+}
+
 /// The caller's actions, newest first
 #[utoipa::path(get, path = "/v1/actions", tag = tag::GATEWAY, params(ListQuery),
     responses((status = 200, body = ActionPage), (status = 401), (status = 422)))]
@@ -51,7 +63,10 @@ async fn list(
     Member(entered): Member,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<ActionPage>, Problem> {
-    let unfit = |field: &'static str| move |_| Refusal::invalid(field, "is not known");
+    let unfit = |field: &'static str| move |_| Refusal::invalid_at("query", field, "is not known");
+    let no_cursor = |_| Refusal::invalid_at("query", "cursor", "is not one of ours");
+    paging::within("per_page", query.per_page, PER_PAGE_MAX)?;
+    paging::from_one("page", query.page)?;
     let action_type = query.action_type.map(named::<ActionType>);
     let status = query.status.map(named::<ActionStatus>);
     let cursor = query.cursor.map(|text| text.parse());
@@ -62,11 +77,11 @@ async fn list(
         search: query.search,
         page: query.page,
         per_page: query.per_page,
-        cursor: cursor.transpose().map_err(|_| Refusal::invalid("cursor", "is not one of ours"))?,
+        cursor: cursor.transpose().map_err(no_cursor)?,
     };
     let label = entered.caller.label();
     blocking(app, entered, move |app, entered| {
-        app.activity.list(&app.system, entered.caller.tenant, Some(&label), &filter)
+        app.activity.list(&app.system, entered.caller.tenant, whose(entered, &label), &filter)
     })
     .await
 }
@@ -82,7 +97,7 @@ async fn one(
 ) -> Result<Json<ActionDetail>, Problem> {
     let label = entered.caller.label();
     blocking(app, entered, move |app, entered| {
-        app.activity.get(&app.system, entered.caller.tenant, Some(&label), &trace_id)
+        app.activity.get(&app.system, entered.caller.tenant, whose(entered, &label), &trace_id)
     })
     .await
 }

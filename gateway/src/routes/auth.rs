@@ -9,7 +9,7 @@ use identity::factor_login::Shown;
 use identity::login::{LoginAttempt, NewSession, TokenLife, Tokens};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use supervision::{IdempotencyKey, Refusal, RequestRef};
+use supervision::{Refusal, RequestRef};
 use types::{AppId, Caller, SessionId, TenantId, UserId, rfc3339};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -305,8 +305,9 @@ async fn register(
         return Err(Refusal::invalid("tenant_id", message).into());
     }
     // With a key the user and the session have the key's own id: a repetition finds both.
-    let (label, operation) = (entered.caller.label(), "register");
-    let key = key.0.map(|key| IdempotencyKey::new(0, &label, operation, &key, &body.bytes));
+    let label = entered.caller.label();
+    let service = Caller { tenant: TenantId::SYSTEM, ..entered.caller };
+    let key = key.of(&service, "register", &body.bytes);
     let id = key.map_or_else(|| app.system.new_id(), |key| key.process_id());
     let (name, company, user) = (None, None, UserId(id));
     let newcomer = Newcomer { user, email, password, name, company, verify: false };

@@ -6,28 +6,30 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use billing::plans::{FREE, PLANS, PlanResponse, WalletView};
 use billing::wallet::{
-    Balance, Capture, Debit, Ended, HoldView, LedgerEntry, PlaceHold, Placed, Reason, Receipt,
-    Release, Wallet, history, wallet_address,
+    Balance, Capture, DESCRIPTION_CHARACTERS_MAX, Debit, Ended, HoldView, LedgerEntry, PlaceHold,
+    Placed, Reason, Receipt, Release, Wallet, history, wallet_address,
 };
 use serde::{Deserialize, Serialize};
 use supervision::{Address, Refusal};
-use types::{Amount, AppId, HoldId, Page, TransactionId, rfc3339};
-use utoipa::{IntoParams, ToSchema};
+use types::{Amount, AppId, HoldId, PlainText, TransactionId, rfc3339};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::ask_once;
 use crate::authenticate::{Either, Entered};
-use crate::extract::{JsonBody, Query};
+use crate::extract::{JsonBody, OptionalBody, Query};
 use crate::once::Key;
 use crate::openapi::tag;
+use crate::paging::PageQuery;
 use crate::problem::Problem;
 
-const PAGE_DEFAULT: usize = 50;
-const PAGE_MAX: usize = 200;
 const SPEND: &str = "wallet:spend";
 const READ: &str = "wallet:read";
+
+/// Why something is spent: for people, and in the ledger.
+pub(super) type ReasonText = PlainText<DESCRIPTION_CHARACTERS_MAX>;
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -55,7 +57,8 @@ struct DebitRequest {
     /// Credits, a positive integer
     amount: i64,
     /// For people; in the ledger
-    reason: String,
+    #[schema(value_type = String, max_length = 500)]
+    reason: ReasonText,
     /// The app it is spent on
     #[serde(default)]
     app_id: Option<AppId>,
@@ -78,7 +81,7 @@ async fn debit(
         id: TransactionId(app.system.new_id()),
         amount: amount(credits)?,
         reason: Reason::Action,
-        description: Some(reason),
+        description: Some(reason.into_string()),
         app: app_id,
     };
     let view = |receipt: Receipt| receipt;
@@ -103,7 +106,8 @@ struct HoldRequest {
     /// When it ends by itself, in seconds: 1 to 604,800
     ttl_seconds: i64,
     /// For people
-    reason: String,
+    #[schema(value_type = String, max_length = 500)]
+    reason: ReasonText,
 }
 
 /// A hold as it was placed.
@@ -140,7 +144,7 @@ async fn place_hold(
         id: HoldId(app.system.new_id()),
         amount: amount(credits)?,
         ttl_ms: ttl_ms.ok_or_else(|| Refusal::invalid("ttl_seconds", "is too large"))?,
-        reason,
+        reason: reason.into_string(),
         call: None,
     };
     ask_once!(
@@ -154,24 +158,6 @@ async fn place_hold(
         StatusCode::CREATED,
         HoldResponse::from
     )
-}
-
-/// A page of a list.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-struct PageQuery {
-    /// How many at most: 1 to 200, default 50
-    limit: Option<usize>,
-    /// How many to leave out first
-    offset: Option<usize>,
-}
-
-impl PageQuery {
-    fn page(&self) -> Result<Page, Refusal> {
-        let fits = self.limit.is_none_or(|limit| (1..=PAGE_MAX).contains(&limit));
-        let page = Page::by_offset(self.limit, self.offset, PAGE_DEFAULT, PAGE_MAX);
-        fits.then_some(page).ok_or_else(|| Refusal::invalid("limit", "must be from 1 to 200"))
-    }
 }
 
 /// The open holds
@@ -197,9 +183,13 @@ struct CaptureRequest {
     amount: Option<i64>,
 }
 
+/// Nothing needs to be said.
+#[derive(Deserialize, ToSchema)]
+struct ReleaseRequest {}
+
 /// Take what a hold holds back, or a part; the rest is released
 #[utoipa::path(post, path = "/v1/billing/holds/{id}/capture", tag = tag::GATEWAY,
-    params(("id" = String, Path)), request_body = CaptureRequest,
+    params(("id" = String, Path)), request_body = Option<CaptureRequest>,
     responses((status = 200, body = Ended), (status = 401), (status = 404), (status = 409),
         (status = 422)))]
 async fn capture(
@@ -207,7 +197,7 @@ async fn capture(
     Either(entered): Either,
     Path(id): Path<String>,
     key: Key,
-    body: JsonBody<CaptureRequest>,
+    body: OptionalBody<CaptureRequest>,
 ) -> Result<Response, Problem> {
     entered.require(SPEND)?;
     let id = hold(&id)?;
@@ -230,16 +220,18 @@ async fn capture(
 
 /// Give back what a hold holds back
 #[utoipa::path(post, path = "/v1/billing/holds/{id}/release", tag = tag::GATEWAY,
-    params(("id" = String, Path)),
+    params(("id" = String, Path)), request_body = Option<ReleaseRequest>,
     responses((status = 200, body = Ended), (status = 401), (status = 404), (status = 409)))]
 async fn release(
     State(app): State<App>,
     Either(entered): Either,
     Path(id): Path<String>,
     key: Key,
+    body: OptionalBody<ReleaseRequest>,
 ) -> Result<Response, Problem> {
     entered.require(SPEND)?;
     let id = hold(&id)?;
+    let ReleaseRequest {} = body.value;
     let operation = format!("release {id}");
     let view = |ended: Ended| ended;
     ask_once!(
@@ -247,7 +239,7 @@ async fn release(
         key,
         entered,
         &operation,
-        [],
+        body.bytes,
         address(&entered),
         Release { hold: id },
         StatusCode::OK,

@@ -5,8 +5,8 @@ use axum::extract::{Path, State};
 use extensions::{Call, CallAnswer, Quote, Request};
 use serde::Deserialize;
 use serde_json::Value;
-use supervision::{IdempotencyKey, Refusal};
-use types::{CallerKind, TenantId, UserId};
+use supervision::Refusal;
+use types::{Caller, CallerKind, UserId};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -81,22 +81,28 @@ struct CallResponse {
     ui: Value,
 }
 
-/// Whom the call is for: the credential's own user and tenant, or those a service names.
-fn on_behalf_of(
+/// Who calls: the credential's own user and tenant, or those that a service names. The user that
+/// it names in the body counts as the one in its header, which it must then equal.
+async fn on_behalf_of(
+    app: &App,
     entered: &Entered,
     user_id: &str,
     tenant_id: &str,
-) -> Result<(TenantId, Option<UserId>), Refusal> {
-    if entered.caller.kind != CallerKind::Service {
-        return Ok((entered.tenant_named(tenant_id)?, Some(entered.user_named(user_id)?)));
+) -> Result<Caller, Refusal> {
+    let mut caller = entered.caller.clone();
+    caller.tenant = entered.tenant_named(tenant_id)?;
+    if caller.kind != CallerKind::Service || caller.user.is_some() {
+        caller.user = Some(entered.user_named(user_id)?);
+    } else if !user_id.is_empty() {
+        let user: UserId =
+            user_id.parse().map_err(|_| Refusal::invalid("user_id", "is not an id"))?;
+        app.identity.admit_service(caller.tenant, Some(user)).await?;
+        caller.user = Some(user);
     }
-    let named = |text: &str| (!text.is_empty()).then(|| text.parse::<UserId>());
-    let unfit = |_| Refusal::invalid("user_id", "is not an id");
-    let user = named(user_id).transpose().map_err(unfit)?.or(entered.caller.user);
-    Ok((entered.tenant_named(tenant_id)?, user))
+    Ok(caller)
 }
 
-fn request(
+async fn request(
     app: &App,
     entered: &Entered,
     app_id: String,
@@ -105,11 +111,9 @@ fn request(
     operation: &str,
     body: &[u8],
 ) -> Result<Request, Refusal> {
-    let (tenant, user) = on_behalf_of(entered, user_id, tenant_id)?;
-    let caller = entered.caller.clone();
-    let operation = format!("{operation} {app_id}");
-    let idempotency =
-        key.0.map(|key| IdempotencyKey::new(tenant.0, &caller.label(), &operation, &key, body));
+    let caller = on_behalf_of(app, entered, user_id, tenant_id).await?;
+    let (tenant, user) = (caller.tenant, caller.user);
+    let idempotency = key.of(&caller, &format!("{operation} {app_id}"), body);
     let origin = app.origin(&caller, entered.request);
     Ok(Request { caller, tenant, user, app: app_id, idempotency, origin })
 }
@@ -128,7 +132,7 @@ async fn call(
 ) -> Result<Json<CallAnswer>, Problem> {
     let CallRequest { user_id, tenant_id, item } = body.value;
     let named = (user_id.as_str(), tenant_id.as_str());
-    let request = request(&app, &entered, app_id, named, key, "call", &body.bytes)?;
+    let request = request(&app, &entered, app_id, named, key, "call", &body.bytes).await?;
     Ok(Json(app.extensions.call(&app.system, request, item.into()).await?))
 }
 
@@ -146,7 +150,7 @@ async fn batch(
 ) -> Result<Json<Vec<CallAnswer>>, Problem> {
     let BatchCallRequest { user_id, tenant_id, calls } = body.value;
     let named = (user_id.as_str(), tenant_id.as_str());
-    let request = request(&app, &entered, app_id, named, key, "batch", &body.bytes)?;
+    let request = request(&app, &entered, app_id, named, key, "batch", &body.bytes).await?;
     let calls = calls.into_iter().map(Call::from).collect();
     Ok(Json(app.extensions.batch(&app.system, request, calls).await?))
 }
@@ -164,7 +168,8 @@ async fn quote(
 ) -> Result<Json<Quote>, Problem> {
     let BatchCallRequest { user_id, tenant_id, calls } = body.value;
     let named = (user_id.as_str(), tenant_id.as_str());
-    let request = request(&app, &entered, app_id, named, Key::default(), "quote", &body.bytes)?;
+    let key = Key::default();
+    let request = request(&app, &entered, app_id, named, key, "quote", &body.bytes).await?;
     let calls: Vec<Call> = calls.into_iter().map(Call::from).collect();
     Ok(Json(app.extensions.quote(&app.system, &request, &calls).await?))
 }

@@ -7,7 +7,7 @@ use market::view::{
 };
 use market::{AppCreate, AppUpdate, DeveloperRegister, Principal};
 use serde_json::Value;
-use supervision::{IdempotencyKey, Refusal};
+use supervision::Refusal;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -33,10 +33,6 @@ fn principal(app: &App, entered: &Entered) -> Result<Principal, Refusal> {
     Ok(Principal { user: entered.user()?, tenant: entered.caller.tenant, origin })
 }
 
-fn once(entered: &Entered, key: Key, operation: &str, body: &[u8]) -> Option<IdempotencyKey> {
-    key.bind(&entered.caller, operation, body)
-}
-
 /// Become a developer
 #[utoipa::path(post, path = "/v1/developer/register", tag = tag::GATEWAY,
     request_body = DeveloperRegister,
@@ -49,7 +45,7 @@ async fn register(
     body: JsonBody<DeveloperRegister>,
 ) -> Result<Json<Value>, Problem> {
     let principal = principal(&app, &entered)?;
-    let key = once(&entered, key, "register_developer", &body.bytes);
+    let key = key.of(&entered.caller, "register_developer", &body.bytes);
     let market = &app.market;
     let registered = market.register_developer(&app.system, &principal, body.value, key.as_ref());
     Ok(Json(registered.await?))
@@ -88,7 +84,7 @@ async fn create_app(
     body: JsonBody<AppCreate>,
 ) -> Result<Json<Value>, Problem> {
     let principal = principal(&app, &entered)?;
-    let key = once(&entered, key, "create_app", &body.bytes);
+    let key = key.of(&entered.caller, "create_app", &body.bytes);
     let created = app.market.create_app(&app.system, &principal, body.value, key.as_ref());
     Ok(Json(created.await?))
 }
@@ -121,7 +117,7 @@ async fn update_app(
 ) -> Result<Json<Value>, Problem> {
     let principal = principal(&app, &entered)?;
     let operation = format!("update_app {app_id}");
-    let key = once(&entered, key, &operation, &body.bytes);
+    let key = key.of(&entered.caller, &operation, &body.bytes);
     let market = &app.market;
     let updated = market.update_app(&app.system, &principal, &app_id, body.value, key.as_ref());
     Ok(Json(updated.await?))

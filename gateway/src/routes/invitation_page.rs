@@ -19,7 +19,6 @@ use supervision::Refusal;
 use super::auth::{Credentials, log_in};
 use crate::app::App;
 use crate::authenticate::Anyone;
-use crate::console::STYLE_PATH;
 use crate::extract::{Query, read_body};
 use crate::problem::status_of;
 
@@ -136,7 +135,8 @@ fn page(status: StatusCode, content: &Markup) -> Response {
                 meta name="robots" content="noindex";
                 title { "Accept the invitation - Bailiwick" }
                 link rel="icon" href="data:,";
-                link rel="stylesheet" href=(STYLE_PATH);
+                link rel="stylesheet" href="/assets/palette.css";
+                link rel="stylesheet" href="/console/style.css";
             }
             body {
                 header.top { p.brand { span.mark aria-hidden="true" {} "Bailiwick" } }

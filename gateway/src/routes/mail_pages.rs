@@ -20,7 +20,6 @@ use supervision::Refusal;
 use super::password::{anonymous, mail_link, set_password};
 use crate::app::App;
 use crate::authenticate::Anyone;
-use crate::console::STYLE_PATH;
 use crate::extract::{Query, read_body};
 use crate::problem::status_of;
 
@@ -170,7 +169,8 @@ fn page(status: StatusCode, title: &str, content: &Markup) -> Response {
                 meta name="robots" content="noindex";
                 title { (title) " - Bailiwick" }
                 link rel="icon" href="data:,";
-                link rel="stylesheet" href=(STYLE_PATH);
+                link rel="stylesheet" href="/assets/palette.css";
+                link rel="stylesheet" href="/console/style.css";
             }
             body {
                 header.top { p.brand { span.mark aria-hidden="true" {} "Bailiwick" } }

@@ -14,6 +14,7 @@ mod keys;
 mod mail_pages;
 mod members;
 mod operator;
+mod operator_actors;
 mod password;
 mod probes;
 mod roles;
@@ -53,6 +54,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(users::router())
         .merge(import::router())
         .merge(signing_keys::router())
+        .merge(operator_actors::router())
         .split_for_parts();
     openapi::declare_keys(&mut document);
     (router, document)

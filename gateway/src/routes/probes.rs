@@ -1,10 +1,11 @@
-//! Probes, metrics and the documents about the API: for everyone, counted by nobody.
+//! Probes, metrics and the documents about the API: for everyone, counted by nobody, but for the
+//! metrics, which [`Watcher`] guards.
 
 use axum::Json;
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use identity::mail::PostOffice;
 use serde_json::{Value, json};
@@ -12,9 +13,16 @@ use supervision::Refusal;
 use types::rfc3339;
 
 use crate::app::App;
-use crate::console::CONTENT_SECURITY_POLICY;
+use crate::assets::{self, Asset};
+use crate::authenticate::Watcher;
 use crate::openapi::Documents;
 use crate::problem::Problem;
+
+/// The files of `/docs`.
+const DOCS: &[Asset] = &[
+    Asset { name: "docs.css", text: include_str!("../docs/docs.css") },
+    Asset { name: "docs.js", text: include_str!("../docs/docs.js") },
+];
 
 pub(super) fn router(documents: Documents) -> Router<App> {
     let one = documents.clone();
@@ -31,8 +39,7 @@ pub(super) fn router(documents: Documents) -> Router<App> {
             }),
         )
         .route("/docs", get(docs))
-        .route("/docs/docs.js", get(docs_script))
-        .route("/docs/docs.css", get(docs_style))
+        .route("/docs/{file}", get(docs_file))
 }
 
 async fn healthz() -> Json<Value> {
@@ -62,7 +69,7 @@ fn mail(app: &App) -> Value {
     })
 }
 
-async fn metrics(State(app): State<App>) -> Response {
+async fn metrics(State(app): State<App>, _: Watcher) -> Response {
     let kind =
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     match app.metrics.render(&app.system) {
@@ -80,17 +87,10 @@ async fn document(documents: Documents, name: String) -> Result<Response, Proble
     Ok((headers, text.to_string()).into_response())
 }
 
-async fn docs() -> impl IntoResponse {
-    let policy = HeaderValue::from_static(CONTENT_SECURITY_POLICY);
-    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(include_str!("../docs/index.html")))
+async fn docs() -> Response {
+    assets::page(include_str!("../docs/index.html"))
 }
 
-async fn docs_script() -> impl IntoResponse {
-    let kind = HeaderValue::from_static("text/javascript; charset=utf-8");
-    ([(header::CONTENT_TYPE, kind)], include_str!("../docs/docs.js"))
-}
-
-async fn docs_style() -> impl IntoResponse {
-    let kind = HeaderValue::from_static("text/css; charset=utf-8");
-    ([(header::CONTENT_TYPE, kind)], include_str!("../docs/docs.css"))
+async fn docs_file(Path(name): Path<String>, asked: HeaderMap) -> Result<Response, Problem> {
+    assets::serve(DOCS, &name, &asked)
 }

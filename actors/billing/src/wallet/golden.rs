@@ -1,30 +1,12 @@
-//! What was stored once is read for ever: a file for each event, row and state of each version
-//! that was ever written, as hexadecimal bytes.
-//!
-//! A file that is missing is written by running these tests with `WRITE_FIXTURES=1`; one that
-//! differs is a change of the stored format, and needs a new version.
+//! What a wallet stores, as it always was: see [`supervision::testkit::Golden`].
 
-use std::path::PathBuf;
-
-use data_encoding::HEXLOWER;
 use persistence::codec;
-use supervision::Event;
+use supervision::testkit::Golden;
 
 use super::*;
 
-fn fixture(name: &str, bytes: &[u8]) -> Vec<u8> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata");
-    let path = folder.join(format!("{name}.hex"));
-    if !path.exists() && std::env::var_os("WRITE_FIXTURES").is_some() {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, HEXLOWER.encode(bytes) + "\n").unwrap();
-    }
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|_| panic!("no {}", path.display()));
-    HEXLOWER.decode(text.trim().as_bytes()).unwrap()
-}
-
-fn check(name: &str, bytes: &[u8]) {
-    assert_eq!(fixture(name, bytes), bytes, "{name} is stored otherwise than it was");
+fn golden() -> Golden {
+    Golden::of(env!("CARGO_MANIFEST_DIR"))
 }
 
 fn postings() -> Vec<Posting> {
@@ -106,15 +88,7 @@ fn samples() -> Vec<WalletEvent> {
 
 #[test]
 fn every_event_is_stored_as_it_always_was() {
-    let samples = samples();
-    let stored: Vec<_> = samples.iter().map(|event| (event.name(), event.version())).collect();
-    assert_eq!(stored, WalletEvent::catalogue(), "a sample for each event");
-    for event in samples {
-        let (name, version) = (event.name(), event.version());
-        let bytes = event.encode().unwrap();
-        check(&format!("events/{name}.{version}"), &bytes);
-        assert_eq!(WalletEvent::decode(name, version, &bytes).unwrap(), event);
-    }
+    golden().check_events(&samples());
 }
 
 #[test]
@@ -127,7 +101,7 @@ fn the_ledgers_rows_are_stored_as_they_always_were() {
         description: Some("tea".to_owned()),
         at: Timestamp(1_767_225_600_000),
     };
-    check("rows/ledger", &codec::encode(&line).unwrap());
+    golden().check("rows/ledger", &codec::encode(&line).unwrap());
 }
 
 #[test]
@@ -136,8 +110,5 @@ fn a_state_is_stored_as_it_always_was() {
     for event in samples().into_iter().take(6) {
         wallet.apply(&event, Timestamp(1_767_225_600_000));
     }
-    let bytes = codec::encode(&wallet).unwrap();
-    check(&format!("states/wallet.{}", Wallet::SNAPSHOT_VERSION), &bytes);
-    let read: Wallet = codec::decode(&bytes).unwrap();
-    assert_eq!(codec::encode(&read).unwrap(), bytes);
+    golden().check_state(&wallet);
 }

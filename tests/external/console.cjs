@@ -1,0 +1,215 @@
+// What console.sh does in the browser. Arguments: the server's address, the browser's program and
+// a folder for screenshots, which may be empty.
+
+const { launch } = require("puppeteer-core");
+
+const [url, executablePath, shots] = process.argv.slice(2);
+const email = process.env.BAILIWICK_OPERATOR_EMAIL;
+const password = process.env.BAILIWICK_OPERATOR_PASSWORD;
+const serviceToken = process.env.BAILIWICK_SERVICE_TOKEN;
+const RECORDS = 60;
+const HISTORY_PAGE = 25;
+const WIDTHS = { desk: [1280, 900], phone: [390, 844] };
+const WAIT = { timeout: 20_000 };
+
+let complaints = [];
+let problemsExpected = 0;
+
+function ok(what) {
+  if (complaints.length) throw new Error(`${what}:\n  ${complaints.join("\n  ")}`);
+  console.log(`ok ${what}`);
+}
+
+async function ask(path, { method = "POST", headers = {}, body } = {}) {
+  const sent = { method, headers: { "content-type": "application/json", ...headers } };
+  if (body) sent.body = JSON.stringify(body);
+  const response = await fetch(url + path, sent);
+  if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`);
+  return response.json();
+}
+
+/** A user with a wallet that has more records than one page of a history shows. */
+async function makeWallet() {
+  const service = { "x-service-token": serviceToken };
+  const account = { email: "ada@example.com", password: "a-long-enough-password" };
+  const tokens = await ask("/v1/auth/register", { headers: service, body: account });
+  const user = { authorization: `Bearer ${tokens.access_token}` };
+  const me = await ask("/v1/auth/me", { method: "GET", headers: user });
+  for (let number = 0; number < RECORDS; number += 1) {
+    const body = { amount: 1, reason: `debit ${number}` };
+    await ask("/v1/billing/debits", { headers: user, body });
+  }
+  const spend = () => ask("/v1/billing/debits", {
+    headers: user, body: { amount: 1, reason: "once more" },
+  });
+  return { user: me.imperal_id, spend };
+}
+
+/** Notes everything that a page must not do. */
+function watch(page) {
+  page.on("console", (message) => {
+    const text = message.text();
+    // A refusal that a step provokes is logged by the browser itself.
+    if (problemsExpected > 0 && text.startsWith("Failed to load resource")) problemsExpected -= 1;
+    else complaints.push(`console ${message.type()}: ${text}`);
+  });
+  page.on("pageerror", (error) => complaints.push(`error: ${error.message}`));
+  page.on("request", (request) => {
+    const to = request.url();
+    if (!to.startsWith(url) && !to.startsWith("data:")) complaints.push(`leaves: ${to}`);
+  });
+  page.on("requestfailed", (request) => {
+    const why = request.failure()?.errorText ?? "";
+    if (why !== "net::ERR_ABORTED") complaints.push(`failed: ${request.url()} ${why}`);
+  });
+}
+
+async function look(page, name) {
+  const [scrolled, width] = await page.evaluate(() =>
+    [document.documentElement.scrollWidth, document.documentElement.clientWidth]);
+  if (scrolled > width) complaints.push(`${name} is ${scrolled} px wide in ${width} px`);
+  await page.evaluate(() => scrollTo(0, 0));
+  if (shots) await page.screenshot({ path: `${shots}/${name}.png`, fullPage: true });
+}
+
+const text = (page, selector) => page.$eval(selector, (element) => element.textContent);
+const says = (page, selector, part) =>
+  page.waitForFunction(
+    (selector, part) => document.querySelector(selector)?.textContent.includes(part),
+    WAIT, selector, part);
+
+async function logIn(page) {
+  await page.goto(`${url}/console`);
+  await page.waitForSelector("#login:not([hidden])", WAIT);
+  await page.type("#email", email);
+  await page.type("#password", "not the password");
+  problemsExpected = 1;
+  await page.keyboard.press("Enter");
+  await page.waitForFunction(() => document.querySelector("#login-error").textContent, WAIT);
+  await page.$eval("#password", (input) => (input.value = ""));
+  await page.type("#password", password);
+  await page.keyboard.press("Enter");
+  await says(page, "#view", "Busiest entities");
+}
+
+async function views(page, width) {
+  for (const view of ["overview", "tree", "kinds", "journal"]) {
+    await page.click(`#views a[data-view="${view}"]`);
+    await page.waitForFunction(
+      (view) => document.querySelector(`#views a[data-view="${view}"][aria-current="page"]`)
+        && !document.querySelector("#view .loading"), WAIT, view);
+    await look(page, `${view}-${width}`);
+  }
+}
+
+async function history(page, user, width) {
+  await page.click('#views a[data-view="tree"]');
+  await page.waitForSelector("#find-kind option", WAIT);
+  await page.select("#find-kind", "wallet");
+  await page.type("#find-id", user);
+  await page.click("#find button");
+  await says(page, "#view", "State now");
+  const title = await text(page, "#title");
+  if (title.includes(user)) complaints.push(`the address kept the id that was typed: ${title}`);
+  // The wallet has a few more records than debits: its welcome credits, its ledger's numbers.
+  const shown = await text(page, ".pages .quiet");
+  const [oldest, newest, head] = shown.match(/\d+/g).map(Number);
+  if (newest !== head || oldest !== head - HISTORY_PAGE + 1) complaints.push(`the newest page is ${shown}`);
+  await look(page, `entity-${width}`);
+  const button = (label) => `::-p-xpath(//div[contains(@class,"pages")]/button[text()="${label}"])`;
+  await page.click(button("Older"));
+  await says(page, ".pages", `Records ${oldest - HISTORY_PAGE} to ${oldest - 1} of`);
+  await page.click(button("Older"));
+  await says(page, ".pages", `Records 1 to ${oldest - HISTORY_PAGE - 1} of`);
+  await page.click('button[aria-label="State after record 2"]');
+  await says(page, "#view", "State after record 2");
+  await says(page, ".changes", "→");
+  await look(page, `entity-before-${width}`);
+  await page.click(button("Newest"));
+  await says(page, ".pages", `to ${head} of ${head}`);
+}
+
+async function act(page, name, expected, width) {
+  await page.click(`button[data-act="${name}"]`);
+  await page.waitForSelector("#act[open]", WAIT);
+  await page.type("#act-reason", `to see what ${name} does`);
+  await look(page, `${name}-${width}`);
+  await page.click("#act-go");
+  await says(page, ".answer", expected);
+  await page.waitForFunction(() => !document.querySelector("#act").open, WAIT);
+}
+
+/** A reason that the server refuses: its words are shown, and the dialog stays. */
+async function refused(page) {
+  await page.click('button[data-act="verify"]');
+  await page.waitForSelector("#act[open]", WAIT);
+  await page.$eval("#act-reason", (area) => (area.value = "turned \u202e around"));
+  problemsExpected = 1;
+  await page.click("#act-go");
+  await says(page, "#act-error", "reason: must not hold");
+  await page.click("#act-cancel");
+}
+
+async function docs(page, width) {
+  await page.goto(`${url}/docs`);
+  await page.waitForSelector("details.operation", WAIT);
+  await page.type("#search", "debits");
+  await page.click("details.operation:not([hidden]) summary");
+  await page.waitForSelector("details.operation[open] .curl", WAIT);
+  await look(page, `docs-${width}`);
+}
+
+async function walk(browser, { user, spend }, width) {
+  const context = await browser.createBrowserContext();
+  const page = await context.newPage();
+  const [pixels, height] = WIDTHS[width];
+  await page.setViewport({ width: pixels, height });
+  watch(page);
+  await logIn(page);
+  ok(`${width}: logged in, after a refusal`);
+  await views(page, width);
+  ok(`${width}: overview, tree, kinds, journal`);
+  await history(page, user, width);
+  ok(`${width}: an entity by its user's id, its history and its state before`);
+  await refused(page);
+  ok(`${width}: a refusal is shown in its own words`);
+  await act(page, "verify", "the same state", width);
+  await act(page, "quarantine", "until it is released", width);
+  await says(page, "#view .notice", "quarantine");
+  await page.waitForSelector('button[data-act="release"]', WAIT);
+  await look(page, `quarantine-${width}`);
+  await act(page, "release", "commands again", width);
+  await page.waitForSelector('button[data-act="quarantine"]', WAIT);
+  ok(`${width}: verified, quarantined and released`);
+  await spend();
+  await page.waitForSelector('button[data-act="passivate"]:not([disabled])', WAIT);
+  await act(page, "passivate", "leaves memory", width);
+  await page.waitForSelector('button[data-act="passivate"][disabled]', WAIT);
+  await says(page, "#view", "It is not in memory now.");
+  ok(`${width}: passivated, and looking at it did not bring it back`);
+  await page.click("#logout");
+  await page.waitForSelector("#login:not([hidden])", WAIT);
+  await docs(page, width);
+  ok(`${width}: logged out; the documentation`);
+  await context.close();
+}
+
+async function main() {
+  const wallet = await makeWallet();
+  const args = ["--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-quic"];
+  // As root there is no sandbox to be had.
+  if (process.getuid?.() === 0) args.push("--no-sandbox");
+  const browser = await launch({ executablePath, args, headless: true });
+  try {
+    for (const width of Object.keys(WIDTHS)) await walk(browser, wallet, width);
+  } finally {
+    await browser.close();
+  }
+}
+
+main().catch((error) => {
+  console.error(`console: ${error.message}`);
+  for (const complaint of complaints) console.error(`  ${complaint}`);
+  process.exit(1);
+});
