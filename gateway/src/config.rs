@@ -7,6 +7,9 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use serde::Deserialize;
 
+/// The names of the engines.
+const ENGINES: [&str; 2] = ["redb", "sled"];
+
 /// The options of `bailiwick serve`.
 #[derive(Args, Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -21,9 +24,13 @@ pub struct ServeArgs {
     #[arg(long, env = "BAILIWICK_CONFIG")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
-    /// The storage engine
-    #[arg(long, env = "BAILIWICK_ENGINE", default_value = "redb", value_parser = ["redb"])]
+    /// The storage engine; the data folder stays with the one it was made with
+    #[arg(long, env = "BAILIWICK_ENGINE", default_value = "redb", value_parser = ENGINES)]
     pub engine: String,
+    /// With less room on the disk than this, in MiB, new work is refused; 0 for never. Without it
+    /// 256 MiB, or 2 % of the disk if that is less
+    #[arg(long, env = "BAILIWICK_LOW_SPACE_MIB")]
+    pub low_space_mib: Option<u32>,
     /// The engine's cache, in MiB
     #[arg(long, env = "BAILIWICK_CACHE_MIB", default_value_t = 16,
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
@@ -143,6 +150,7 @@ impl ServeArgs {
             listen,
             data_dir,
             engine,
+            low_space_mib,
             cache_mib,
             dev,
             eddsa,

@@ -27,3 +27,6 @@ mod bad_input;
 
 #[path = "journeys/refused_starts.rs"]
 mod refused_starts;
+
+#[path = "journeys/storage.rs"]
+mod storage;

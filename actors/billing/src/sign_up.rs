@@ -125,7 +125,7 @@ impl Entity for SignUp {
         let refusal = match steps(&system, &started, &origin).await {
             Ok(()) => None,
             // These say nothing about the sign-up: the reminder tries again.
-            Err(refusal) if matches!(refusal.class, Class::Busy | Class::InDoubt) => return,
+            Err(refusal) if says_nothing(refusal.class) => return,
             Err(refusal) => Some(refusal),
         };
         let end = End(Ended { refusal });
@@ -140,6 +140,10 @@ impl Entity for SignUp {
         let code = refusal.map(|refusal| refusal.code.as_str());
         serde_json::json!({ "user": user, "ended": self.ended.is_some(), "refusal": code })
     }
+}
+
+fn says_nothing(class: Class) -> bool {
+    matches!(class, Class::Busy | Class::InDoubt | Class::LowSpace)
 }
 
 async fn steps(system: &System, started: &Started, origin: &Origin) -> Result<(), Refusal> {
@@ -234,6 +238,7 @@ struct End(Ended);
 
 impl Command for End {
     const NAME: &'static str = "end";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<End> for SignUp {
@@ -252,6 +257,7 @@ pub struct Conclude;
 
 impl Command for Conclude {
     const NAME: &'static str = "conclude";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<Conclude> for SignUp {

@@ -336,6 +336,7 @@ pub struct RemoveMember {
 
 impl Command for RemoveMember {
     const NAME: &'static str = "remove_member";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<RemoveMember> for Tenant {
@@ -362,6 +363,7 @@ pub struct SetActive {
 
 impl Command for SetActive {
     const NAME: &'static str = "set_active";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<SetActive> for Tenant {
@@ -383,6 +385,7 @@ pub struct BumpEpoch {}
 
 impl Command for BumpEpoch {
     const NAME: &'static str = "bump_epoch";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<BumpEpoch> for Tenant {

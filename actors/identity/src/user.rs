@@ -525,6 +525,7 @@ pub struct RemoveMembership {
 
 impl Command for RemoveMembership {
     const NAME: &'static str = "remove_membership";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<RemoveMembership> for User {
@@ -569,6 +570,7 @@ pub struct SetActive {
 
 impl Command for SetActive {
     const NAME: &'static str = "set_active";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<SetActive> for User {
@@ -588,6 +590,7 @@ pub struct BumpEpoch {}
 
 impl Command for BumpEpoch {
     const NAME: &'static str = "bump_epoch";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<BumpEpoch> for User {

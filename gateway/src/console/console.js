@@ -391,6 +391,9 @@ const actorTable = (caption, actors) => table(caption, ACTOR_COLUMNS, actors, ac
 function attention(tree) {
   const found = [];
   const say = (state, link, ...text) => found.push({ state, link, text });
+  if (tree.statistics.low_space) {
+    say("bad", null, `The disk is nearly full (${bytes(tree.statistics.free_bytes)} left): new work is refused.`);
+  }
   for (const child of tree.system.filter(({ running }) => !running)) {
     const why = child.last_reason ? `: ${child.last_reason}` : "";
     say("bad", null, `The system actor ${child.name} is down${why}.`);
@@ -566,7 +569,9 @@ function journal(tree) {
       tile("Last commit", micros(statistics.last_commit_us),
         `slowest ${micros(statistics.slowest_commit_us)}`),
       tile("Records in a commit", each.toFixed(1),
-        `at most ${count(statistics.records_per_commit_max)}`)),
+        `at most ${count(statistics.records_per_commit_max)}`),
+      tile("Room on the disk", bytes(statistics.free_bytes),
+        statistics.low_space ? "too little for new work" : "enough")),
     card("How to read this", h("p", { class: "quiet" },
       "One commit makes a whole batch durable. Callers are answered only then. A queue that " +
         "stays deep while commits are slow means the disk is the limit.")),
