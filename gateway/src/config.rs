@@ -10,6 +10,9 @@ use serde::Deserialize;
 use crate::authenticate::MetricsFor;
 use crate::mail::SmtpTls;
 
+/// The names of the engines.
+const ENGINES: [&str; 2] = ["redb", "sled"];
+
 /// The options of `bailiwick serve`.
 #[derive(Args, Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -24,9 +27,13 @@ pub struct ServeArgs {
     #[arg(long, env = "BAILIWICK_CONFIG")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
-    /// The storage engine
-    #[arg(long, env = "BAILIWICK_ENGINE", default_value = "redb", value_parser = ["redb"])]
+    /// The storage engine; the data folder stays with the one it was made with
+    #[arg(long, env = "BAILIWICK_ENGINE", default_value = "redb", value_parser = ENGINES)]
     pub engine: String,
+    /// With less room on the disk than this, in MiB, new work is refused; 0 for never. Without it
+    /// 256 MiB, or 2 % of the disk if that is less
+    #[arg(long, env = "BAILIWICK_LOW_SPACE_MIB")]
+    pub low_space_mib: Option<u32>,
     /// The engine's cache, in MiB
     #[arg(long, env = "BAILIWICK_CACHE_MIB", default_value_t = 16,
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
@@ -192,6 +199,7 @@ impl ServeArgs {
             listen,
             data_dir,
             engine,
+            low_space_mib,
             cache_mib,
             dev,
             eddsa,

@@ -141,9 +141,14 @@ fn register_journal(registry: &mut Registry, system: &System) {
     total("records", "Records written", figures.records);
     total("syncs", "Syncs that the commits cost", figures.syncs);
     total("written_bytes", "Bytes handed to the engine", figures.bytes);
-    let depth = Figure::default();
-    depth.set(figures.queue_depth as i64);
-    journal.register("queue_depth", "Works waiting for the writer", depth);
+    let mut now = |name: &str, help: &str, value: u64| {
+        let figure = Figure::default();
+        figure.set(i64::try_from(value).unwrap_or(i64::MAX));
+        journal.register(name, help, figure);
+    };
+    now("queue_depth", "Works waiting for the writer", figures.queue_depth);
+    now("free_bytes", "Room on the disk", figures.free_bytes);
+    now("low_space", "Whether that is too little for new work", figures.low_space.into());
 }
 
 fn register_mail(registry: &mut Registry, system: &System) {

@@ -16,7 +16,9 @@ use identity::password::{Hasher, PasswordPolicy};
 use identity::signing_keys::SigningAlgorithm;
 use identity::{Identity, IdentitySettings};
 use market::{DeveloperApp, Market};
-use persistence::{FolderLock, Journal, MasterKey, OpenError, Options, SealError, Shard};
+use persistence::{
+    EngineKind, FolderLock, Journal, MasterKey, OpenError, Options, SealError, Shard,
+};
 use ractor::{Actor, ActorRef};
 use supervision::idempotency::{OUTCOME_FAMILY, SHOWN_ONCE_FAMILY};
 use supervision::supervisor::{Board, Strategy, Supervisor, periodic};
@@ -56,6 +58,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// There is no such engine: the settings file is not checked as flags are.
+    #[error("there is no engine {0:?}: redb and sled are")]
+    Engine(String),
     /// The data folder does not open.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -100,8 +105,9 @@ impl StartError {
         match self {
             Self::Listen { .. } => 69,
             Self::Open(OpenError::InUse(_)) => 75,
-            Self::Open(OpenError::Folder { .. }) => 73,
-            Self::Open(_) | Self::Keys(_) | Self::MasterKey | Self::MasterKeyMissing(_) => 78,
+            Self::Open(OpenError::Folder { .. } | OpenError::LowSpace { .. }) => 73,
+            Self::Open(_) | Self::Keys(_) | Self::Engine(_) => 78,
+            Self::MasterKey | Self::MasterKeyMissing(_) => 78,
             Self::Mail(_) | Self::PublicUrl(_) | Self::Tls(_) => 78,
             Self::Read(_) => 74,
             Self::Refused(_) | Self::Hasher(_) | Self::Supervisor(_) => 70,
@@ -192,7 +198,15 @@ pub fn given_master_key(hex: &Hidden) -> Result<MasterKey, StartError> {
 }
 
 fn open_journal(args: &ServeArgs, master: &MasterKey) -> Result<Arc<Journal>, StartError> {
+    let unknown = || StartError::Engine(args.engine.clone());
+    let engine = EngineKind::named(&args.engine).ok_or_else(unknown)?;
+    if engine == EngineKind::Sled {
+        tracing::warn!("the engine sled is beta by its own words; here it runs guarded");
+    }
+    let low_space_bytes = args.low_space_mib.map(|mib| u64::from(mib) * 1024 * 1024);
     let options = Options {
+        engine,
+        low_space_bytes,
         cache_bytes: args.cache_mib as usize * 1024 * 1024,
         accept_loss: args.accept_loss.clone(),
         ..Options::new(&args.data_dir)

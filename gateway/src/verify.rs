@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use billing::wallet::Wallet;
-use persistence::{FolderLock, Home, Journal, Options};
+use persistence::{EngineKind, FolderLock, Home, Journal, Options, check_store};
 use supervision::{Entity as _, System, SystemOptions};
 
 use crate::config::Hidden;
@@ -55,7 +55,10 @@ pub async fn run(args: &VerifyArgs) -> Result<(), VerifyError> {
     }
     let _lock = FolderLock::take(folder)?;
     let master = master_key(folder, args.master_key.as_ref())?;
-    let journal = Journal::open(Options::new(folder), &master)?;
+    check_store(folder)?;
+    let engine = EngineKind::found_in(folder)?.unwrap_or(EngineKind::Redb);
+    let options = Options { engine, ..Options::new(folder) };
+    let journal = Journal::open(options, &master)?;
     let builder = System::builder(SystemOptions::new(journal));
     let system = builder.kind::<Wallet>().start();
     let (chains, records, wrong_chains) = chains(&system)?;

@@ -60,7 +60,7 @@ struct Settings {
 
 impl Settings {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Self> {
-        let engine = engine(&arguments.next()?)?;
+        let engine = EngineKind::named(&arguments.next()?)?;
         let (folder, notes) = (arguments.next()?.into(), arguments.next()?.into());
         let mut numbers = BTreeMap::new();
         for argument in arguments {
@@ -90,13 +90,6 @@ impl Settings {
         };
         let journal = Journal::open(options, &master).map_err(|error| described(&error))?;
         Ok((lock, journal))
-    }
-}
-
-fn engine(name: &str) -> Option<EngineKind> {
-    match name {
-        "redb" => Some(EngineKind::Redb),
-        _ => None,
     }
 }
 

@@ -5,11 +5,17 @@
 
 mod logged;
 mod memory;
+mod overlay;
 mod redb;
+pub mod segments;
+#[cfg(feature = "sled")]
+mod sled;
 
 pub use logged::{LoggedEngine, TABLE_BYTES};
 pub use memory::MemoryEngine;
 pub use redb::RedbEngine;
+#[cfg(feature = "sled")]
+pub use sled::SledEngine;
 
 /// A key and its value.
 pub type Pair = (Vec<u8>, Vec<u8>);

@@ -17,6 +17,7 @@ use crate::record::{
     Header, Home, NewRecord, OwnerKey, Position, Record, RequestRef, Shard, StreamName,
 };
 use crate::sealing::KeyRing;
+use crate::space::SpaceFigures;
 use crate::{ReadError, codec, record};
 
 /// How deep the queue may get before [`Journal::is_full`] asks the callers to stop, in works.
@@ -117,6 +118,10 @@ pub struct Statistics {
     pub slowest_commit_us: u64,
     /// The most records in one commit.
     pub records_per_commit_max: u64,
+    /// Room on the disk at the last look, in bytes; 0 if nobody looks.
+    pub free_bytes: u64,
+    /// Whether that is too little for new work.
+    pub low_space: bool,
 }
 
 #[derive(Default)]
@@ -142,6 +147,7 @@ pub(crate) struct Shared {
     /// The last ticket given, for who must not wait for the queue's lock.
     pub(crate) queued: AtomicU64,
     pub(crate) counters: Counters,
+    pub(crate) space: Arc<SpaceFigures>,
     pub(crate) listeners: RwLock<Vec<Listener>>,
 }
 
@@ -219,6 +225,11 @@ impl Journal {
         queued.saturating_sub(self.shared.durable.load(Ordering::Relaxed)) >= QUEUE_MAX as u64
     }
 
+    /// Whether the disk is nearly full, so that only what finishes or frees something should come.
+    pub fn is_low_on_space(&self) -> bool {
+        self.shared.space.low.load(Ordering::Relaxed)
+    }
+
     /// The keys that records and rows are sealed with.
     pub fn keys(&self) -> &Arc<KeyRing> {
         &self.shared.keys
@@ -243,6 +254,8 @@ impl Journal {
             last_commit_us: load(&counters.last_commit_us),
             slowest_commit_us: load(&counters.slowest_commit_us),
             records_per_commit_max: load(&counters.records_per_commit_max),
+            free_bytes: load(&self.shared.space.free_bytes),
+            low_space: self.is_low_on_space(),
         }
     }
 
@@ -297,6 +310,7 @@ impl Journal {
                 }
             }
         }
+        check_dense(&records)?;
         Ok(records)
     }
 
@@ -485,6 +499,15 @@ impl Drop for Journal {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// An index entry that is not there any more leaves a hole, which must not pass for the truth.
+fn check_dense(records: &[Record]) -> Result<(), ReadError> {
+    let hole = records.windows(2).find(|pair| pair[1].header.seq != pair[0].header.seq + 1);
+    let Some([before, _]) = hole else { return Ok(()) };
+    let Header { stream, seq, .. } = &before.header;
+    let at = format!("what follows record {seq} of {stream}");
+    Err(ReadError::Damaged { at, source: codec::CodecError::Short(0) })
 }
 
 pub(crate) fn decode<T: serde::de::DeserializeOwned>(

@@ -143,8 +143,8 @@ pub(crate) struct Meta {
     pub(crate) positions: Vec<u64>,
 }
 
-/// The version of everything in this file.
-pub(crate) const LAYOUT_VERSION: u16 = 1;
+/// The version of everything in this file. 2: values in the store have checksums behind them.
+pub(crate) const LAYOUT_VERSION: u16 = 2;
 
 /// Where one stream's records of one batch stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

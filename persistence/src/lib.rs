@@ -19,7 +19,9 @@ pub mod sealing;
 
 mod generations;
 mod layout;
+mod marker;
 mod open;
+mod space;
 mod verify;
 mod writer;
 
@@ -28,13 +30,15 @@ pub use engine::{Engine, EngineError};
 pub use generations::Generations;
 pub use journal::{Append, Conflict, Journal, Outcome, Rider, RowChange, Statistics, Ticket};
 pub use layout::{RowKey, RowRange};
-pub use open::{EngineKind, FolderLock, OpenError, Options};
+pub use marker::EngineKind;
+pub use open::{FolderLock, OpenError, Options, check_store};
 pub use record::{
     Header, Home, NewRecord, OwnerKey, Position, Record, RequestRef, Shard, StreamName, TraceParent,
 };
 pub use sealing::{
     KeyId, KeyRing, MasterKey, Opened, SealError, load_master_key, rewrap, with_root,
 };
+pub use space::{LOW_SPACE_BYTES, LOW_SPACE_PERCENT};
 pub use verify::{ChainReport, VerifyError};
 
 /// What went wrong while reading the journal.

@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
@@ -12,18 +13,11 @@ use crate::engine::{Engine, EngineError, LoggedEngine, MemoryEngine, RedbEngine,
 use crate::head_file::HeadFile;
 use crate::journal::{Counters, Journal, Queue, Shared};
 use crate::layout::{LAYOUT_VERSION, META, Meta};
+use crate::marker::EngineKind;
 use crate::record::SHARDS;
 use crate::sealing::{KeyRing, MasterKey, SealError};
+use crate::space::Space;
 use crate::writer::{OnFatal, ROLLING_START, Writer};
-
-/// Which engine carries the journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EngineKind {
-    /// redb, the default.
-    Redb,
-    /// Nothing on disk; tests and simulations.
-    Memory,
-}
 
 /// How to open a journal.
 pub struct Options {
@@ -35,6 +29,9 @@ pub struct Options {
     pub cache_bytes: usize,
     /// How much the log's table in memory holds before it is moved into the engine, in bytes.
     pub table_bytes: usize,
+    /// Less room on the disk than this, in bytes, and new work is refused; 0 for never. By
+    /// default [`crate::LOW_SPACE_BYTES`].
+    pub low_space_bytes: Option<u64>,
     /// The rolling hash of a journal that is behind its head file, to go on with it all the same.
     pub accept_loss: Option<String>,
     /// What a failed write means: by default the process ends with code 74 (EX_IOERR).
@@ -49,6 +46,7 @@ impl Options {
             engine: EngineKind::Redb,
             cache_bytes: 32 * 1024 * 1024,
             table_bytes: TABLE_BYTES,
+            low_space_bytes: None,
             accept_loss: None,
             on_fatal: Box::new(|reason| {
                 tracing::error!(reason, "the journal failed; the process ends and will replay");
@@ -76,6 +74,32 @@ pub enum OpenError {
     /// The journal is there, the keys to it are not.
     #[error("the key file {0} is missing: without it the journal beside it cannot be read")]
     KeysMissing(PathBuf),
+    /// The folder belongs to another engine.
+    #[error(
+        "the data folder {folder} belongs to the engine {found}, not {asked}. Start it with \
+         --engine {found}, or move it with `bailiwick journal copy`"
+    )]
+    OtherEngine {
+        /// The folder.
+        folder: PathBuf,
+        /// Its engine.
+        found: &'static str,
+        /// The engine that was asked for.
+        asked: &'static str,
+    },
+    /// The disk has too little room for this engine to be opened on.
+    #[error(
+        "the disk of {folder} has {free_bytes} bytes left, which is too little to open the engine \
+         {engine} on: it may hang. Make room first"
+    )]
+    LowSpace {
+        /// The folder.
+        folder: PathBuf,
+        /// What is left.
+        free_bytes: u64,
+        /// The engine.
+        engine: &'static str,
+    },
     /// The engine does not open.
     #[error("the journal does not open: {0}")]
     Engine(#[from] EngineError),
@@ -183,6 +207,18 @@ fn read_from_disk(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Checks all that the engine of a folder can check by itself, and changes nothing: for redb every
+/// page of its file. The caller holds the [`FolderLock`] and has not opened the journal.
+pub fn check_store(folder: &Path) -> Result<(), OpenError> {
+    let store_is_there = folder.join("journal.redb").exists();
+    match EngineKind::found_in(folder)? {
+        Some(EngineKind::Redb) if store_is_there => {
+            Ok(RedbEngine::check(folder, Options::new(folder).cache_bytes)?)
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Journal {
     /// Opens the journal of a data folder whose [`FolderLock`] the caller holds.
     pub fn open(options: Options, master: &MasterKey) -> Result<Arc<Self>, OpenError> {
@@ -195,27 +231,50 @@ impl Journal {
         let unread = |source| OpenError::Folder { path: folder.clone(), source };
         read_from_disk(folder).map_err(unread)?;
         let data_keys = folder.join("data-keys");
-        let has_journal = folder.join("journal.redb").exists();
-        if has_journal && !data_keys.exists() {
+        let found = EngineKind::found_in(folder)?;
+        if has_store(folder) && !data_keys.exists() {
             return Err(OpenError::KeysMissing(data_keys));
+        }
+        if let Some(found) = found.filter(|found| *found != options.engine) {
+            let (found, asked) = (found.name(), options.engine.name());
+            return Err(OpenError::OtherEngine { folder: folder.clone(), found, asked });
+        }
+        let space = Space::of(folder, options.low_space_bytes);
+        let figures = space.figures.clone();
+        if options.engine == EngineKind::Sled && figures.low.load(Ordering::Relaxed) {
+            let free_bytes = figures.free_bytes.load(Ordering::Relaxed);
+            let (folder, engine) = (folder.clone(), options.engine.name());
+            return Err(OpenError::LowSpace { folder, free_bytes, engine });
         }
         // The keys first: a wrong master key is refused before the engine writes a byte.
         let keys = Arc::new(KeyRing::open(&data_keys, master)?);
-        let store = RedbEngine::open(folder, options.cache_bytes)?;
-        let engine = Arc::new(LoggedEngine::open(folder, store, options.table_bytes)?);
+        let engine = open_engine(&options)?;
+        let failed = |path: PathBuf| move |source| OpenError::Folder { path, source };
+        options.engine.mark(folder).map_err(failed(folder.clone()))?;
         let path = folder.join("head");
-        let head_file =
-            HeadFile::open(&path).map_err(|source| OpenError::Folder { path, source })?;
-        Self::start(engine, keys, Some(head_file), options.accept_loss, options.on_fatal)
+        let head_file = HeadFile::open(&path).map_err(failed(path))?;
+        let Options { accept_loss, on_fatal, .. } = options;
+        Self::start_watched(engine, keys, Some(head_file), accept_loss, on_fatal, Some(space))
     }
 
     /// Starts a journal on an engine that is already open.
     pub fn start(
         engine: Arc<dyn Engine>,
         keys: Arc<KeyRing>,
+        head_file: Option<HeadFile>,
+        accept_loss: Option<String>,
+        on_fatal: OnFatal,
+    ) -> Result<Arc<Self>, OpenError> {
+        Self::start_watched(engine, keys, head_file, accept_loss, on_fatal, None)
+    }
+
+    fn start_watched(
+        engine: Arc<dyn Engine>,
+        keys: Arc<KeyRing>,
         mut head_file: Option<HeadFile>,
         accept_loss: Option<String>,
         on_fatal: OnFatal,
+        space: Option<Space>,
     ) -> Result<Arc<Self>, OpenError> {
         let meta = read_meta(engine.as_ref())?;
         if let Some(head_file) = &mut head_file {
@@ -229,12 +288,40 @@ impl Journal {
             durable: 0.into(),
             queued: 0.into(),
             counters: Counters::default(),
+            space: space.as_ref().map(|space| space.figures.clone()).unwrap_or_default(),
             listeners: RwLock::new(Vec::new()),
         });
-        let writer = Writer::new(shared.clone(), meta, head_file, on_fatal);
+        let writer = Writer::new(shared.clone(), meta, head_file, on_fatal, space);
         let thread = std::thread::Builder::new().name("journal".into());
         let thread = thread.spawn(move || writer.run()).map_err(OpenError::Thread)?;
         Ok(Arc::new(Self { shared, writer: Mutex::new(Some(thread)) }))
+    }
+}
+
+fn has_store(folder: &Path) -> bool {
+    ["journal.redb", "journal.sled"].iter().any(|store| folder.join(store).exists())
+}
+
+/// The engine behind the log, whichever it is: `decisions/0001` and `0006` say why.
+fn open_engine(options: &Options) -> Result<Arc<dyn Engine>, OpenError> {
+    let Options { folder, cache_bytes, table_bytes, .. } = options;
+    match options.engine {
+        #[cfg(feature = "sled")]
+        EngineKind::Sled => {
+            let store = crate::engine::SledEngine::open(folder, *cache_bytes)?;
+            Ok(Arc::new(LoggedEngine::open(folder, store, *table_bytes)?))
+        }
+        #[cfg(not(feature = "sled"))]
+        EngineKind::Sled => {
+            let (engine, operation) = ("sled", "open");
+            let reason = "this build does not have it (the cargo feature `sled`)".to_owned();
+            Err(EngineError { engine, operation, reason }.into())
+        }
+        EngineKind::Redb => {
+            let store = RedbEngine::open(folder, *cache_bytes)?;
+            Ok(Arc::new(LoggedEngine::open(folder, store, *table_bytes)?))
+        }
+        EngineKind::Memory => Ok(Arc::new(MemoryEngine::default())),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::head_file::HeadFile;
 use crate::journal::{Append, Conflict, Outcome, Rider, Shared, Work};
 use crate::layout::{self, ChainEntry, Meta, StreamEntry};
 use crate::record::{self, Digest, Header, Home, Position, Shard, StreamName, ValueBuilder};
+use crate::space::Space;
 use crate::{ReadError, codec};
 
 /// The most works in one batch.
@@ -31,6 +32,8 @@ const CHAIN_HEADS_MAX: usize = 4_096;
 const REFUSED_MAX: usize = 4_096;
 /// How often the head file is synced.
 const HEAD_SYNC_PERIOD: Duration = Duration::from_secs(1);
+/// How long the writer sleeps at most while there is something to look after.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Ends the process, or whatever else a failed journal means to its owner.
 pub(crate) type OnFatal = Box<dyn Fn(&str) + Send>;
@@ -40,6 +43,7 @@ pub(crate) struct Writer {
     pub(crate) meta: Meta,
     pub(crate) head_file: Option<HeadFile>,
     pub(crate) on_fatal: OnFatal,
+    space: Option<Space>,
     streams: Generations<StreamName, u64>,
     chains: Generations<Home, ChainHead>,
     refused: Generations<u64, ()>,
@@ -81,12 +85,14 @@ impl Writer {
         meta: Meta,
         head_file: Option<HeadFile>,
         on_fatal: OnFatal,
+        space: Option<Space>,
     ) -> Self {
         Self {
             shared,
             meta,
             head_file,
             on_fatal,
+            space,
             streams: Generations::new(STREAM_HEADS_MAX),
             chains: Generations::new(CHAIN_HEADS_MAX),
             refused: Generations::new(REFUSED_MAX),
@@ -145,17 +151,19 @@ impl Writer {
         }
     }
 
-    /// Takes all that is queued; `None` when nothing came and the head file waits for its sync.
+    /// Takes all that is queued; `None` when nothing came for a while and there may be something
+    /// to look after.
     fn next_works(&mut self) -> Result<Option<(Vec<Work>, u64)>, Fatal> {
         if self.head_dirty && self.head_synced.elapsed() >= HEAD_SYNC_PERIOD {
             self.sync_head()?;
         }
+        self.space.iter_mut().for_each(Space::look_if_due);
         let shared = self.shared.clone();
         let mut queue = shared.queue.lock();
         while queue.works.is_empty() {
-            if !self.head_dirty {
+            if !self.head_dirty && self.space.is_none() {
                 shared.work_arrived.wait(&mut queue);
-            } else if shared.work_arrived.wait_for(&mut queue, HEAD_SYNC_PERIOD).timed_out() {
+            } else if shared.work_arrived.wait_for(&mut queue, PAUSE_MAX).timed_out() {
                 return Ok(None);
             }
         }

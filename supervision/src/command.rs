@@ -16,6 +16,9 @@ use crate::refusal::Refusal;
 pub trait Command: Send + 'static {
     /// The name in records, figures and the console, snake_case.
     const NAME: &'static str;
+    /// Whether it goes on while the disk is nearly full: it ends, releases or takes back what is
+    /// there, or keeps somebody in. What begins something must not.
+    const ESSENTIAL: bool = false;
 }
 
 /// What an entity answers to a command.
@@ -41,6 +44,16 @@ pub struct Origin {
     pub request: RequestRef,
     /// The record whose effect asks.
     pub cause: Option<Position>,
+}
+
+/// The caller of what the system does by itself.
+pub(crate) const SYSTEM_CALLER: &str = "system";
+
+impl Origin {
+    /// Whether this is the next step of something that was begun before.
+    pub(crate) fn continues(&self) -> bool {
+        self.cause.is_some() || *self.caller == *SYSTEM_CALLER
+    }
 }
 
 /// Rows that a command wants read before its turn.

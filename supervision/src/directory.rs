@@ -95,7 +95,7 @@ impl<E: Entity> Directory<E> {
         C: Command,
         E: Handle<C>,
     {
-        let permit = self.admit(address, C::NAME)?;
+        let permit = self.admit_command::<C>(address, &origin)?;
         let (envelope, answer) =
             Envelope::command(command, origin, permit, |reply| (reply, Vec::new()));
         self.deliver(address, envelope).await?;
@@ -116,7 +116,7 @@ impl<E: Entity> Directory<E> {
         C: Command,
         E: Handle<C>,
     {
-        let permit = self.admit(address, C::NAME)?;
+        let permit = self.admit_command::<C>(address, &origin)?;
         let now = self.core.clock.now();
         let finish = move |reply: <E as Handle<C>>::Reply| {
             let bytes = render(reply);
@@ -175,6 +175,18 @@ impl<E: Entity> Directory<E> {
             }
         }
         Err(Refusal::in_doubt())
+    }
+
+    fn admit_command<C: Command>(
+        self: &Arc<Self>,
+        address: &Address<E>,
+        origin: &Origin,
+    ) -> Result<OwnedSemaphorePermit, Refusal> {
+        let begins = !C::ESSENTIAL && !origin.continues();
+        if begins && self.core.journal.is_low_on_space() {
+            return Err(Refusal::low_space());
+        }
+        self.admit(address, C::NAME)
     }
 
     fn admit(

@@ -115,6 +115,13 @@ impl Refusal {
             .retry_after(1_000)
     }
 
+    /// The disk is nearly full.
+    pub fn low_space() -> Self {
+        let message = "the server's disk is nearly full: what was begun can be finished, and \
+            nothing new is taken; nothing was changed";
+        Self::new(Class::LowSpace, "low_space", message).retry_after(30_000)
+    }
+
     /// The actor ended before it came to this command.
     pub fn restarting() -> Self {
         let message = "the actor restarted before it came to this; nothing was changed, try again";

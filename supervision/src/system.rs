@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::address::Place;
 use crate::clock::{Clock, SystemClock};
-use crate::command::Origin;
+use crate::command::{Origin, SYSTEM_CALLER};
 use crate::directory::Directory;
 use crate::entity::{Entity, RowDraft};
 use crate::host::seal_context;
@@ -57,7 +57,7 @@ impl Core {
     }
 
     pub(crate) fn system_origin(&self) -> Origin {
-        Origin { caller: "system".into(), request: (self.new_id)().into(), cause: None }
+        Origin { caller: SYSTEM_CALLER.into(), request: (self.new_id)().into(), cause: None }
     }
 
     /// The system. Directories live in it, so it is there whenever one of them runs.

@@ -62,3 +62,6 @@ mod connections;
 
 #[path = "journeys/tls.rs"]
 mod tls;
+
+#[path = "journeys/storage.rs"]
+mod storage;

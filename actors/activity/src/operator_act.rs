@@ -56,6 +56,7 @@ struct Note(Noted);
 
 impl Command for Note {
     const NAME: &'static str = "note";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<Note> for OperatorAct {

@@ -333,6 +333,7 @@ struct End(Ended);
 
 impl Command for End {
     const NAME: &'static str = "end";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<End> for SignUp {
@@ -351,6 +352,7 @@ pub struct Conclude;
 
 impl Command for Conclude {
     const NAME: &'static str = "conclude";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<Conclude> for SignUp {

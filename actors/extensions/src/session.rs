@@ -433,6 +433,7 @@ pub struct MarkSettled {
 
 impl Command for MarkSettled {
     const NAME: &'static str = "mark_settled";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<MarkSettled> for ExtensionSession {

@@ -443,6 +443,7 @@ pub struct DeleteKey {
 
 impl Command for DeleteKey {
     const NAME: &'static str = "delete_api_key";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<DeleteKey> for ApiKeys {

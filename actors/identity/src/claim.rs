@@ -358,6 +358,7 @@ pub struct Confirm {
 
 impl Command for Confirm {
     const NAME: &'static str = "confirm";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<Confirm> for Claim {
@@ -392,6 +393,7 @@ pub struct Release {
 
 impl Command for Release {
     const NAME: &'static str = "release";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<Release> for Claim {
@@ -414,6 +416,7 @@ pub struct Retire {
 
 impl Command for Retire {
     const NAME: &'static str = "retire";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<Retire> for Claim {

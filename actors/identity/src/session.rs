@@ -431,6 +431,7 @@ pub enum Presented {
 
 impl Command for Present {
     const NAME: &'static str = "present";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<Present> for Session {
@@ -460,6 +461,7 @@ pub struct Revoke {}
 
 impl Command for Revoke {
     const NAME: &'static str = "revoke";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<Revoke> for Session {
@@ -482,6 +484,7 @@ pub struct Logout {
 
 impl Command for Logout {
     const NAME: &'static str = "logout";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<Logout> for Session {

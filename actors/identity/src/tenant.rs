@@ -461,6 +461,7 @@ pub struct SetActive {
 
 impl Command for SetActive {
     const NAME: &'static str = "set_active";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<SetActive> for Tenant {
@@ -482,6 +483,7 @@ pub struct BumpEpoch {}
 
 impl Command for BumpEpoch {
     const NAME: &'static str = "bump_epoch";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<BumpEpoch> for Tenant {

@@ -538,6 +538,7 @@ pub struct HearMembership {
 
 impl Command for HearMembership {
     const NAME: &'static str = "hear_membership";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<HearMembership> for User {
@@ -598,6 +599,7 @@ pub struct SetActive {
 
 impl Command for SetActive {
     const NAME: &'static str = "set_active";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<SetActive> for User {
@@ -617,6 +619,7 @@ pub struct BumpEpoch {}
 
 impl Command for BumpEpoch {
     const NAME: &'static str = "bump_epoch";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<BumpEpoch> for User {

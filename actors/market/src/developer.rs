@@ -372,6 +372,7 @@ pub struct RemoveApp {
 
 impl Command for RemoveApp {
     const NAME: &'static str = "remove_app";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<RemoveApp> for Developer {

@@ -1,14 +1,18 @@
 //! How many durable commands a second the journal takes, in the shape that the server writes:
-//! a sealed payload, the full header, chain, index, one row, on the default engine.
+//! a sealed payload, the full header, chain, index, one row, on the default engine or another.
 //!
-//! `cargo run --release -p benches --bin record_shape [seconds]`
+//! `cargo run --release -p benches --bin record_shape [seconds] [redb|sled|sled-alone]`
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use persistence::engine::SledEngine;
+use persistence::head_file::HeadFile;
 use persistence::{
-    Append, Home, Journal, KeyId, MasterKey, NewRecord, Options, OwnerKey, RowKey, StreamName,
+    Append, EngineKind, Home, Journal, KeyId, KeyRing, MasterKey, NewRecord, Options, OwnerKey,
+    RowKey, StreamName,
 };
 
 const CALLERS: u64 = 256;
@@ -17,7 +21,7 @@ const CALLERS: u64 = 256;
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let seconds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(5);
     let folder = tempfile::tempdir_in(".")?;
-    let journal = Journal::open(Options::new(folder.path()), &MasterKey::generate()?)?;
+    let journal = open(folder.path(), std::env::args().nth(2).as_deref().unwrap_or("redb"))?;
     say("engine", journal.engine_name());
     for (name, callers, streams, row) in [
         ("one caller", 1, 1, false),
@@ -35,6 +39,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         say(name, &format!("{rate:.0} durable commands/s, {per:.0} a commit, {ms:.2} ms a commit"));
     }
     Ok(())
+}
+
+/// The journal as the server has it; `sled-alone` is without the log before the store.
+fn open(folder: &Path, engine: &str) -> Result<Arc<Journal>, Box<dyn std::error::Error>> {
+    let (master, usual) = (MasterKey::generate()?, Options::new(folder));
+    if engine == "sled-alone" {
+        let engine = Arc::new(SledEngine::open(folder, usual.cache_bytes)?);
+        let keys = Arc::new(KeyRing::in_memory(&master)?);
+        let head = HeadFile::open(&folder.join("head"))?;
+        return Ok(Journal::start(engine, keys, Some(head), None, usual.on_fatal)?);
+    }
+    let engine = EngineKind::named(engine).ok_or("redb, sled or sled-alone")?;
+    Ok(Journal::open(Options { engine, ..usual }, &master)?)
 }
 
 #[expect(clippy::print_stdout, reason = "a bench prints its figures")]

@@ -188,7 +188,9 @@ export function journal(tree) {
       tile("Last commit", micros(statistics.last_commit_us),
         `slowest ${micros(statistics.slowest_commit_us)}`),
       tile("Records in a commit", each.toFixed(1),
-        `at most ${count(statistics.records_per_commit_max)}`)),
+        `at most ${count(statistics.records_per_commit_max)}`),
+      tile("Room on the disk", bytes(statistics.free_bytes),
+        statistics.low_space ? "too little for new work" : "enough")),
     card("How to read this", h("p", { class: "quiet" },
       "One commit makes a whole batch durable. Callers are answered only then. A queue that " +
         "stays deep while commits are slow means the disk is the limit.")),

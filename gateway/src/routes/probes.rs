@@ -50,7 +50,12 @@ async fn readyz(State(app): State<App>) -> Response {
     // Only the writer can answer this: it is ready when it commits.
     let settled = tokio::time::timeout(std::time::Duration::from_secs(5), app.system.settle());
     match settled.await {
-        Ok(()) => Json(json!({ "status": "ready", "mail": mail(&app) })).into_response(),
+        // With little room on the disk it still serves: what finishes, frees or reads.
+        Ok(()) => {
+            let low_space = app.system.journal().is_low_on_space();
+            let body = json!({ "status": "ready", "low_space": low_space, "mail": mail(&app) });
+            Json(body).into_response()
+        }
         Err(_) => {
             let status = StatusCode::SERVICE_UNAVAILABLE;
             (status, Json(json!({ "status": "the journal does not answer" }))).into_response()

@@ -4,10 +4,13 @@
 //! made under a temporary name, synced and renamed, because a file whose creation was cut short
 //! cannot be opened.
 
-use std::{fs::File, path::Path};
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use redb::{Database, ReadableDatabase, TableDefinition};
 
+use super::overlay::Overlay;
 use super::{Direction, Engine, EngineError, Pair, WriteBatch};
 
 const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("journal");
@@ -22,6 +25,14 @@ fn failed<E: std::fmt::Display>(operation: &'static str) -> impl Fn(E) -> Engine
     move |reason| EngineError { engine: "redb", operation, reason: reason.to_string() }
 }
 
+/// A damaged file may make redb panic, which is no way for a start to end.
+fn guarded<T>(
+    operation: &'static str,
+    run: impl FnOnce() -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(failed(operation)("it panicked")))
+}
+
 impl RedbEngine {
     /// Opens the store in `folder`, or makes it. `cache_bytes` bounds its memory.
     pub fn open(folder: &Path, cache_bytes: usize) -> Result<Self, EngineError> {
@@ -29,11 +40,44 @@ impl RedbEngine {
         if !path.exists() {
             create(folder, &path, cache_bytes)?;
         }
-        let database = Database::builder()
-            .set_cache_size(cache_bytes)
-            .open(&path)
-            .map_err(failed("open its file"))?;
-        Ok(Self { database })
+        let mut builder = Database::builder();
+        builder.set_cache_size(cache_bytes);
+        let open = || builder.open(&path).map_err(failed("open its file"));
+        Ok(Self { database: guarded("open its file", open)? })
+    }
+
+    /// Checks every page of the store in `folder`, which nobody has open, and changes nothing.
+    /// Reading checks no pages: a store whose tree is damaged may leave out what it holds.
+    pub fn check(folder: &Path, cache_bytes: usize) -> Result<(), EngineError> {
+        let path = folder.join(FILE);
+        let disk = Overlay::over(&path).map_err(failed("open its file"))?;
+        let checked = guarded("check its file", || {
+            let mut store = Self::on(disk, cache_bytes)?;
+            store.database.check_integrity().map_err(failed("check its file"))
+        })?;
+        if checked { Ok(()) } else { Err(failed("check its file")("its pages are damaged")) }
+    }
+
+    /// Opens the store on a disk of the caller's, or makes it there. For simulations: what
+    /// [`RedbEngine::open`] does with names does not happen.
+    pub fn on(disk: impl redb::StorageBackend, cache_bytes: usize) -> Result<Self, EngineError> {
+        let is_new = disk.len().map_err(failed("open its disk"))? == 0;
+        let mut builder = Database::builder();
+        builder.set_cache_size(cache_bytes);
+        let database = builder.create_with_backend(disk).map_err(failed("open its disk"))?;
+        let store = Self { database };
+        if is_new {
+            store.make_table()?;
+        }
+        Ok(store)
+    }
+
+    fn make_table(&self) -> Result<(), EngineError> {
+        let mut transaction =
+            self.database.begin_write().map_err(failed("begin its first write"))?;
+        transaction.set_quick_repair(true);
+        transaction.open_table(TABLE).map_err(failed("create its table"))?;
+        transaction.commit().map_err(failed("commit its first write"))
     }
 }
 
@@ -44,11 +88,9 @@ fn create(folder: &Path, path: &Path, cache_bytes: usize) -> Result<(), EngineEr
         .set_cache_size(cache_bytes)
         .create(&temporary)
         .map_err(failed("create its file"))?;
-    let mut transaction = database.begin_write().map_err(failed("begin its first write"))?;
-    transaction.set_quick_repair(true);
-    transaction.open_table(TABLE).map_err(failed("create its table"))?;
-    transaction.commit().map_err(failed("commit its first write"))?;
-    drop(database);
+    let store = RedbEngine { database };
+    store.make_table()?;
+    drop(store);
     let synced = File::open(&temporary)
         .and_then(|file| file.sync_all())
         .and_then(|()| std::fs::rename(&temporary, path))

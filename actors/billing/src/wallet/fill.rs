@@ -167,6 +167,7 @@ pub struct Reverse {
 
 impl Command for Reverse {
     const NAME: &'static str = "reverse";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<Reverse> for Wallet {

@@ -222,6 +222,7 @@ pub struct Settlement {
 
 impl Command for Settle {
     const NAME: &'static str = "settle";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<Settle> for Wallet {
@@ -371,6 +372,7 @@ pub struct Capture {
 
 impl Command for Capture {
     const NAME: &'static str = "capture";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<Capture> for Wallet {
@@ -414,6 +416,7 @@ pub struct Release {
 
 impl Command for Release {
     const NAME: &'static str = "release";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<Release> for Wallet {

@@ -150,6 +150,7 @@ pub struct RemoveMember {
 
 impl Command for RemoveMember {
     const NAME: &'static str = "remove_member";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<RemoveMember> for Tenant {
@@ -244,6 +245,7 @@ pub(crate) struct NoteTold {
 
 impl Command for NoteTold {
     const NAME: &'static str = "note_told";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<NoteTold> for Tenant {
