@@ -5,7 +5,9 @@
 
 pub mod admission;
 pub mod app;
+pub mod archive;
 pub mod authenticate;
+pub mod backup;
 pub mod config;
 pub mod console;
 pub mod demo;
@@ -13,9 +15,12 @@ pub mod extract;
 pub mod front;
 pub mod load;
 pub mod metrics;
+pub mod offline;
 pub mod once;
 pub mod openapi;
 pub mod problem;
+pub mod reindex;
+pub mod restore;
 pub mod routes;
 pub mod server;
 pub mod start;

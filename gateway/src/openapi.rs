@@ -49,7 +49,8 @@ struct Base;
 /// Says on every POST and PUT that changes something that it takes `Idempotency-Key`. Logging in
 /// and out and asking what something would cost are no such changes.
 pub fn declare_keys(document: &mut utoipa::openapi::OpenApi) {
-    const WITHOUT: &[&str] = &["login", "refresh", "logout", "quote", "submit", "act"];
+    const WITHOUT: &[&str] =
+        &["login", "refresh", "logout", "quote", "submit", "act", "take_backup"];
     for path in document.paths.paths.values_mut() {
         for operation in path.post.iter_mut().chain(path.put.iter_mut()) {
             let name = operation.operation_id.as_deref().unwrap_or_default();

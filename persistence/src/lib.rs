@@ -9,20 +9,25 @@
 //! and an [`engine`] makes them durable; [`head_file`] remembers, outside the engine, how far it
 //! got.
 
+pub mod archive;
+pub mod backup;
 pub mod chain;
 pub mod codec;
 pub mod engine;
 pub mod head_file;
 pub mod journal;
 pub mod record;
+pub mod restore;
 pub mod sealing;
 
+mod blocks;
 mod generations;
 mod layout;
 mod open;
 mod verify;
 mod writer;
 
+pub use blocks::BlockError;
 pub use codec::CodecError;
 pub use engine::{Engine, EngineError};
 pub use generations::Generations;
@@ -31,7 +36,7 @@ pub use layout::{RowKey, RowRange};
 pub use open::{EngineKind, FolderLock, OpenError, Options};
 pub use record::{Header, Home, NewRecord, OwnerKey, Position, Record, Shard, StreamName};
 pub use sealing::{KeyId, KeyRing, MasterKey, Opened, SealError};
-pub use verify::{ChainReport, VerifyError};
+pub use verify::{ChainReport, Standing, VerifyError};
 
 /// What went wrong while reading the journal.
 #[derive(Debug, thiserror::Error)]
@@ -48,4 +53,7 @@ pub enum ReadError {
         #[source]
         source: CodecError,
     },
+    /// The record is archived, and its file cannot be read or is damaged.
+    #[error("an archived record cannot be read: {0}")]
+    Archive(#[from] BlockError),
 }

@@ -3,10 +3,11 @@
 use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::archive::Archives;
 use crate::codec;
 use crate::engine::{Engine, EngineError, LoggedEngine, MemoryEngine, RedbEngine, TABLE_BYTES};
 use crate::head_file::HeadFile;
@@ -23,6 +24,18 @@ pub enum EngineKind {
     Redb,
     /// Nothing on disk; tests and simulations.
     Memory,
+}
+
+impl EngineKind {
+    /// The engine of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        (name == "redb").then_some(Self::Redb)
+    }
+
+    /// Which engine's store a data folder holds.
+    pub fn found_in(folder: &Path) -> Result<Option<Self>, OpenError> {
+        Ok(folder.join("journal.redb").exists().then_some(Self::Redb))
+    }
 }
 
 /// How to open a journal.
@@ -166,12 +179,14 @@ impl Journal {
         }
         // The keys first: a wrong master key is refused before the engine writes a byte.
         let keys = Arc::new(KeyRing::open(&data_keys, master)?);
-        let store = RedbEngine::open(folder, options.cache_bytes)?;
-        let engine = Arc::new(LoggedEngine::open(folder, store, options.table_bytes)?);
+        let engine = open_engine(&options)?;
         let path = folder.join("head");
         let head_file =
             HeadFile::open(&path).map_err(|source| OpenError::Folder { path, source })?;
-        Self::start(engine, keys, Some(head_file), options.accept_loss, options.on_fatal)
+        let Options { folder, accept_loss, on_fatal, .. } = options;
+        let journal = Self::start(engine, keys, Some(head_file), accept_loss, on_fatal)?;
+        let _ = journal.shared.folder.set(folder);
+        Ok(journal)
     }
 
     /// Starts a journal on an engine that is already open.
@@ -195,6 +210,9 @@ impl Journal {
             queued: 0.into(),
             counters: Counters::default(),
             listeners: RwLock::new(Vec::new()),
+            tap: Mutex::default(),
+            folder: OnceLock::new(),
+            archives: Archives::default(),
         });
         let writer = Writer::new(shared.clone(), meta, head_file, on_fatal);
         let thread = std::thread::Builder::new().name("journal".into());
@@ -203,7 +221,19 @@ impl Journal {
     }
 }
 
-fn read_meta(engine: &dyn Engine) -> Result<Meta, OpenError> {
+/// The engine that these options name, on their folder.
+pub(crate) fn open_engine(options: &Options) -> Result<Arc<dyn Engine>, OpenError> {
+    let Options { folder, engine, cache_bytes, table_bytes, .. } = options;
+    Ok(match engine {
+        EngineKind::Memory => Arc::new(MemoryEngine::default()),
+        EngineKind::Redb => {
+            let store = RedbEngine::open(folder, *cache_bytes)?;
+            Arc::new(LoggedEngine::open(folder, store, *table_bytes)?)
+        }
+    })
+}
+
+pub(crate) fn read_meta(engine: &dyn Engine) -> Result<Meta, OpenError> {
     let Some(bytes) = engine.get(META)? else {
         return Ok(Meta {
             version: LAYOUT_VERSION,

@@ -3,6 +3,7 @@
 mod accounts;
 mod actions;
 mod auth;
+mod backups;
 mod billing;
 mod calls;
 mod console;
@@ -31,6 +32,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(calls::router())
         .merge(actions::router())
         .merge(operator::router())
+        .merge(backups::router())
         .split_for_parts();
     openapi::declare_keys(&mut document);
     (router, document)
