@@ -38,6 +38,10 @@ pub struct ServeArgs {
     #[arg(long, env = "BAILIWICK_CACHE_MIB", default_value_t = 16,
           value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub cache_mib: u32,
+    /// Days after which records behind a snapshot move to archive files
+    #[arg(long, env = "BAILIWICK_KEEP", value_name = "DAYS", default_value_t = 90,
+          value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub keep: u32,
     /// For development: e-mail links are printed, private upstream addresses are allowed
     #[arg(long, env = "BAILIWICK_DEV")]
     pub dev: bool,
@@ -201,6 +205,7 @@ impl ServeArgs {
             engine,
             low_space_mib,
             cache_mib,
+            keep,
             dev,
             eddsa,
             connections_max,

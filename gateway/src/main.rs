@@ -35,10 +35,26 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Load a running server and report what it does
     Load(Box<load::LoadArgs>),
-    /// Check a data folder: every chain, every entity, every wallet
+    /// Check a data folder: every chain, archive, entity and wallet; or a backup
     Verify(gateway::verify::VerifyArgs),
     /// Change the keys of a data folder that no server is using
     Keys(gateway::keys::KeysArgs),
+    /// Take a backup, of a stopped folder or of a running server
+    ///
+    /// The key file DATA_DIR/data-keys is not in it. Without that file, as it was at the backup or
+    /// is later, and without the master key, a backup cannot be read: keep both, and elsewhere. A
+    /// key that is erased from the key file erases what it sealed from every backup.
+    Backup(gateway::backup::BackupArgs),
+    /// Make a data folder of a backup
+    ///
+    /// Everything is checked before anything is written: the whole file, and that the key file
+    /// fits. The new folder is another generation of the store, and the restore stands in its
+    /// chain.
+    Restore(gateway::restore::RestoreArgs),
+    /// Work on the journal of a data folder
+    Journal(gateway::restore::JournalArgs),
+    /// Rebuild the rows of a data folder from its records
+    Reindex(gateway::reindex::ReindexArgs),
     /// Print the OpenAPI document
     Openapi,
 }
@@ -72,10 +88,11 @@ async fn run(cli: Cli, matches: &ArgMatches) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(1, &error),
         },
-        Some(Command::Verify(args)) => match gateway::verify::run(&args).await {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(1, &error),
-        },
+        Some(Command::Verify(args)) => ended(gateway::verify::run(&args).await),
+        Some(Command::Backup(args)) => ended(gateway::backup::run(&args).await),
+        Some(Command::Restore(args)) => ended(gateway::restore::restore(&args).await),
+        Some(Command::Journal(args)) => ended(gateway::restore::journal(&args).await),
+        Some(Command::Reindex(args)) => ended(gateway::reindex::run(&args).await.map(drop)),
         Some(Command::Keys(args)) => match gateway::keys::run(&args).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(1, &error),
@@ -84,6 +101,14 @@ async fn run(cli: Cli, matches: &ArgMatches) -> ExitCode {
             say(&routes::document().to_pretty_json().unwrap_or_default());
             ExitCode::SUCCESS
         }
+    }
+}
+
+/// How a command on a data folder ends.
+fn ended(outcome: Result<(), gateway::offline::OfflineError>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(error.exit_code(), &error),
     }
 }
 

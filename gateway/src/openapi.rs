@@ -60,6 +60,7 @@ pub fn declare_keys(document: &mut utoipa::openapi::OpenApi) {
         "quote",
         "submit",
         "act",
+        "take_backup",
     ];
     for path in document.paths.paths.values_mut() {
         for operation in path.post.iter_mut().chain(path.put.iter_mut()) {

@@ -22,6 +22,7 @@ use persistence::{
 use ractor::{Actor, ActorRef};
 use supervision::idempotency::{OUTCOME_FAMILY, SHOWN_ONCE_FAMILY};
 use supervision::supervisor::{Board, Strategy, Supervisor, periodic};
+use supervision::system::SystemBuilder;
 use supervision::{Home, Refusal, System, SystemOptions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -34,7 +35,7 @@ use crate::front::Front;
 use crate::mail::{self, MailError};
 use crate::metrics::Metrics;
 use crate::tls::{Tls, TlsError};
-use crate::{routes, server};
+use crate::{archive, routes, server};
 
 /// How often reminders are looked at.
 const REMINDERS_PERIOD: Duration = Duration::from_millis(50);
@@ -218,7 +219,10 @@ fn is_fresh(folder: &Path) -> bool {
     !folder.join("master.key").exists() && !folder.join("data-keys").exists()
 }
 
-fn new_identity(args: &ServeArgs, master: &MasterKey) -> Result<Arc<Identity>, StartError> {
+pub(crate) fn new_identity(
+    args: &ServeArgs,
+    master: &MasterKey,
+) -> Result<Arc<Identity>, StartError> {
     let algorithm = if args.eddsa { SigningAlgorithm::EdDsa } else { SigningAlgorithm::Rs256 };
     let local = || format!("http://localhost:{}", args.listen.port());
     let public_url = args.public_url.clone().unwrap_or_else(local);
@@ -249,7 +253,30 @@ pub async fn start(args: &ServeArgs) -> Result<Running, StartError> {
     let identity = new_identity(args, &master)?;
     let journal = open_journal(args, &master)?;
     let builder = System::builder(SystemOptions::new(journal)).port(post_office);
-    let builder = identity::register(builder, &identity);
+    let built = build(args, builder, &identity);
+    run(args, Opened { listener, address, tls, fresh, lock, master, identity }, built).await
+}
+
+/// What is there before the first actor.
+struct Opened {
+    listener: TcpListener,
+    address: std::net::SocketAddr,
+    tls: Option<Arc<Tls>>,
+    fresh: bool,
+    lock: FolderLock,
+    master: MasterKey,
+    identity: Arc<Identity>,
+}
+
+/// Every kind on an open journal: what serves, and what works on a folder that nobody serves.
+pub(crate) struct Built {
+    pub(crate) system: Arc<System>,
+    extensions: Arc<extensions::Extensions>,
+    market: Arc<Market>,
+}
+
+pub(crate) fn build(args: &ServeArgs, builder: SystemBuilder, identity: &Arc<Identity>) -> Built {
+    let builder = identity::register(builder, identity);
     let builder = control::register(billing::register(activity::register(builder)));
     let apps = extensions::Apps::new();
     let settings = extensions::Settings {
@@ -260,6 +287,13 @@ pub async fn start(args: &ServeArgs) -> Result<Running, StartError> {
     let extensions = extensions::Extensions::new(settings, apps.clone(), built_in);
     let market = Market::new(apps);
     let system = market::register(extensions::register(builder)).start();
+    Built { system, extensions, market }
+}
+
+/// Lets what was built serve.
+async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, StartError> {
+    let Opened { listener, address, tls, fresh, lock, master, identity } = opened;
+    let Built { system, extensions, market } = built;
     identity.start(&system).await?;
     let given = args.operator_password.as_ref().map(|password| password.0.clone());
     let bootstrap = identity.ensure_operator(&args.operator_email, given).await?;
@@ -286,7 +320,8 @@ pub async fn start(args: &ServeArgs) -> Result<Running, StartError> {
         started: Instant::now(),
         stopping: stopping.clone(),
     });
-    let (supervisor, supervisor_ended) = Actor::spawn(None, supervisor(&app, board), ()).await?;
+    let (supervisor, supervisor_ended) =
+        Actor::spawn(None, supervisor(&app, board, args.keep), ()).await?;
     let front = Front::new(app.clone(), routes::router(app.clone()));
     let serving =
         tokio::spawn(server::run(listener, front, connection_limits(args), tls.clone(), stopping));
@@ -346,8 +381,9 @@ fn first_start(
 }
 
 /// The system's own actors.
-fn supervisor(app: &App, board: Board) -> Supervisor {
+fn supervisor(app: &App, board: Board, keep_days: u32) -> Supervisor {
     let (reminders, sweeper, housekeeper) = (app.clone(), app.clone(), app.clone());
+    let archiver = app.clone();
     let children = vec![
         periodic("reminders", REMINDERS_PERIOD, move || {
             let app = reminders.clone();
@@ -362,6 +398,10 @@ fn supervisor(app: &App, board: Board) -> Supervisor {
         periodic("housekeeper", HOUSEKEEPING_PERIOD, move || {
             let app = housekeeper.clone();
             async move { housekeep(&app).await }
+        }),
+        periodic("archiver", archive::ARCHIVE_PERIOD, move || {
+            let app = archiver.clone();
+            async move { archive::keep(&app, keep_days).await }
         }),
     ];
     let strategy = Strategy::OneForOne;

@@ -1,122 +1,143 @@
-//! `bailiwick verify`: checks a data folder that no server is using.
+//! `bailiwick verify`: checks a data folder that no server is using, or a backup.
 //!
-//! Every chain (no record missing, every link right, the Merkle root as its head says), and every
-//! wallet: its records replay, what its snapshot gives is what its records give, its books
-//! balance, nothing is negative.
+//! Of a folder: that the engine is where the head file saw it (a store behind it does not open);
+//! every chain (no record missing, every link right, the Merkle root as its head says, archives
+//! read through); every archive file; every entity of every kind (its records replay, and what its
+//! snapshot and the records after it give is what all records give); every wallet (its books
+//! balance, nothing is negative). Whether rows are as the records say is `bailiwick reindex
+//! --check`; here they are counted.
+//!
+//! Of a backup: every checksum, number and count; with its key file also that the keys fit.
 
 use std::path::PathBuf;
 
 use billing::wallet::Wallet;
-use persistence::{EngineKind, FolderLock, Home, Journal, Options, check_store};
-use supervision::{Entity as _, System, SystemOptions};
+use persistence::KeyRing;
+use persistence::backup::check_backup;
+use supervision::system::Registered;
+use supervision::{Entity as _, System};
 
-use crate::config::Hidden;
-use crate::start::master_key;
+use crate::offline::{
+    FolderArgs, OfflineError, Progress, check_engine, master_beside, open_system, say,
+    verify_chains, whole,
+};
 
-/// How many chains one step lists.
-const HOMES_STEP: usize = 1_000;
+/// How many archives one step lists.
+const ARCHIVES_STEP: usize = 256;
 
 /// The options of `bailiwick verify`.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct VerifyArgs {
-    /// The data folder
-    #[arg(long, env = "BAILIWICK_DATA_DIR", default_value = "./data")]
-    pub data_dir: PathBuf,
-    /// The master key as 64 hex digits; without it DATA_DIR/master.key is used
-    #[arg(long, env = "BAILIWICK_MASTER_KEY", hide_env_values = true)]
-    pub master_key: Option<Hidden>,
+    #[command(flatten)]
+    pub(crate) folder: FolderArgs,
+    /// Check this backup instead of the data folder
+    #[arg(long, value_name = "FILE")]
+    pub backup: Option<PathBuf>,
+    /// With --backup: check too that this key file fits, under the master key
+    #[arg(long, value_name = "FILE", requires = "backup")]
+    pub keys: Option<PathBuf>,
 }
 
-/// The folder does not verify, or could not be looked at.
-#[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
-    /// There is nothing to verify.
-    #[error("{0} holds no Bailiwick data")]
-    NoData(PathBuf),
-    /// It does not open.
-    #[error(transparent)]
-    Open(#[from] persistence::OpenError),
-    /// The master key is none, or cannot be read.
-    #[error(transparent)]
-    MasterKey(#[from] crate::start::StartError),
-    /// The journal could not be read.
-    #[error("the journal could not be read: {0}")]
-    Read(#[from] persistence::ReadError),
-    /// Something is wrong; it was printed.
-    #[error("{0} of what was checked is wrong")]
-    Wrong(usize),
+impl VerifyArgs {
+    /// A folder.
+    pub fn folder(data_dir: PathBuf) -> Self {
+        let folder = FolderArgs { data_dir, master_key: None };
+        Self { folder, backup: None, keys: None }
+    }
+
+    /// A backup.
+    pub fn backup(file: PathBuf) -> Self {
+        Self { backup: Some(file), ..Self::folder(PathBuf::new()) }
+    }
 }
 
 /// Verifies, and prints what it found.
-pub async fn run(args: &VerifyArgs) -> Result<(), VerifyError> {
-    let folder = &args.data_dir;
-    if !folder.join("data-keys").exists() {
-        return Err(VerifyError::NoData(folder.clone()));
+pub async fn run(args: &VerifyArgs) -> Result<(), OfflineError> {
+    if let Some(backup) = &args.backup {
+        return verify_backup(args, backup);
     }
-    let _lock = FolderLock::take(folder)?;
-    let master = master_key(folder, args.master_key.as_ref())?;
-    check_store(folder)?;
-    let engine = EngineKind::found_in(folder)?.unwrap_or(EngineKind::Redb);
-    let options = Options { engine, ..Options::new(folder) };
-    let journal = Journal::open(options, &master)?;
-    let builder = System::builder(SystemOptions::new(journal));
-    let system = builder.kind::<Wallet>().start();
-    let (chains, records, wrong_chains) = chains(&system)?;
+    check_engine(&args.folder)?;
+    let open = open_system(&args.folder)?;
+    let system = open.system.as_ref();
+    let standing = system.journal().standing()?;
+    let generation = data_encoding::HEXLOWER.encode(&standing.generation.to_be_bytes());
+    say(&format!("commit {} of generation {generation}, head file agrees", standing.commit));
+    let (chains, records, wrong_chains) = verify_chains(system.journal())?;
     say(&format!("{chains} chains with {records} records: {wrong_chains} wrong"));
-    let (wallets, wrong_wallets) = wallets(&system)?;
-    say(&format!("{wallets} wallets: {wrong_wallets} wrong"));
-    match wrong_chains + wrong_wallets {
+    let (archives, wrong_archives) = archives(system)?;
+    say(&format!("{archives} archives: {wrong_archives} wrong"));
+    let mut wrong = wrong_chains + wrong_archives;
+    for kind in system.kinds() {
+        let (entities, wrong_entities) = entities(system, kind.as_ref())?;
+        say(&format!("{entities} of kind {}: {wrong_entities} wrong", kind.kind()));
+        wrong += wrong_entities;
+    }
+    for (family, count) in system.journal().count_rows()? {
+        say(&format!("{count} rows of family {family}"));
+    }
+    match wrong {
         0 => Ok(()),
-        wrong => Err(VerifyError::Wrong(wrong)),
+        wrong => Err(OfflineError::Wrong(wrong)),
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the command's result")]
-fn say(line: &str) {
-    println!("{line}");
+fn verify_backup(args: &VerifyArgs, backup: &std::path::Path) -> Result<(), OfflineError> {
+    let keys = match &args.keys {
+        Some(path) => {
+            let (master, _) = master_beside(path, args.folder.master_key.as_ref())?;
+            Some(KeyRing::open_read_only(path, &master)?)
+        }
+        None => None,
+    };
+    let mut progress = Progress::new("checking", "bytes");
+    let report = check_backup(backup, keys.as_ref(), &mut |bytes| progress.at(bytes))?;
+    drop(progress);
+    say(&format!("{}: {report}", backup.display()));
+    Ok(())
 }
 
-fn chains(system: &System) -> Result<(usize, u64, usize), VerifyError> {
-    let (mut after, mut chains, mut records, mut wrong) = (None, 0, 0, 0);
+fn archives(system: &System) -> Result<(u64, u64), OfflineError> {
+    let (mut after, mut archives, mut wrong) = (None, 0, 0);
     loop {
-        let homes = system.journal().homes(after, HOMES_STEP)?;
-        for Home(home) in homes.iter().copied() {
-            chains += 1;
-            match system.journal().verify_chain(Home(home)) {
-                Ok(report) => records += report.records,
-                Err(error) => {
-                    wrong += 1;
-                    say(&format!("chain {}: {error}", types::TenantId(home)));
-                }
+        let page = system.journal().archives(after, ARCHIVES_STEP)?;
+        for (id, entry) in &page {
+            archives += 1;
+            if let Err(error) = system.journal().verify_archive(*id, entry) {
+                wrong += 1;
+                say(&format!("archive {id}: {}", whole(&error)));
             }
         }
-        after = homes.last().copied();
-        if homes.len() < HOMES_STEP {
-            return Ok((chains, records, wrong));
+        after = page.last().map(|(id, _)| *id);
+        if page.len() < ARCHIVES_STEP {
+            return Ok((archives, wrong));
         }
     }
 }
 
-fn wallets(system: &System) -> Result<(usize, usize), VerifyError> {
-    let (mut after, mut wallets, mut wrong) = (None, 0, 0);
-    while let Some(stream) = system.journal().next_stream(Wallet::KIND, after.as_ref())? {
-        wallets += 1;
+fn entities(system: &System, kind: &dyn Registered) -> Result<(u64, u64), OfflineError> {
+    let (mut after, mut entities, mut wrong) = (None, 0, 0);
+    let mut progress = Progress::new("replaying", "entities");
+    while let Some(stream) = system.journal().next_stream(kind.kind(), after.as_ref())? {
+        entities += 1;
         let id = stream.as_str().split_once('/').map_or("", |(_, id)| id);
-        if let Err(problem) = wallet(system, id) {
+        if let Err(problem) = entity(system, kind, id) {
             wrong += 1;
             say(&format!("{stream}: {problem}"));
         }
+        progress.at(entities);
         after = Some(stream);
     }
-    Ok((wallets, wrong))
+    Ok((entities, wrong))
 }
 
-fn wallet(system: &System, id: &str) -> Result<(), String> {
-    let place = system.locate(Wallet::KIND, id).ok_or("it has no first record")?;
-    let kind = system.kind(Wallet::KIND).ok_or("the kind is not known")?;
+fn entity(system: &System, kind: &dyn Registered, id: &str) -> Result<(), String> {
+    let place = system.locate(kind.kind(), id).ok_or("it has no first record")?;
     let same = kind.verify(&place).map_err(|refusal| refusal.to_string())?;
     if !same {
         return Err("its snapshot and its records give different states".to_owned());
+    }
+    if kind.kind() != Wallet::KIND {
+        return Ok(());
     }
     let wallet: Wallet =
         system.directory::<Wallet>().replay(&place).map_err(|refusal| refusal.to_string())?;

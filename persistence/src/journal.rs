@@ -4,14 +4,17 @@
 //! what is committed. Nothing here assumes one process: positions are per shard, a [`Ticket`] is
 //! only this process's measure of "how far has my queue got".
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::archive::Archives;
+use crate::backup::Tap;
 use crate::chain::ChainHead;
-use crate::engine::{Direction, Engine};
+use crate::engine::{Direction, Engine, WriteBatch};
 use crate::layout::{self, ChainEntry, RowKey, RowRange, StreamEntry};
 use crate::record::{
     Header, Home, NewRecord, OwnerKey, Position, Record, RequestRef, Shard, StreamName,
@@ -88,6 +91,8 @@ pub(crate) enum Work {
     Append(Box<Append>),
     Rows(Vec<RowChange>, Rider),
     Snapshot(StreamName, u64, Vec<u8>),
+    /// The journal's own upkeep: no record, no row.
+    Changes(WriteBatch, Rider),
     Ride(Rider),
     Stop,
 }
@@ -149,6 +154,11 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) space: Arc<SpaceFigures>,
     pub(crate) listeners: RwLock<Vec<Listener>>,
+    /// Where a running backup hears of commits.
+    pub(crate) tap: Mutex<Option<Tap>>,
+    /// The data folder; none in memory.
+    pub(crate) folder: OnceLock<PathBuf>,
+    pub(crate) archives: Archives,
 }
 
 impl Shared {
@@ -197,7 +207,7 @@ impl Journal {
         self.push(Work::Ride(rider))
     }
 
-    fn push(&self, work: Work) -> Ticket {
+    pub(crate) fn push(&self, work: Work) -> Ticket {
         let mut queue = self.shared.queue.lock();
         if queue.closed {
             // Never durable: whatever waits for this is in doubt.
@@ -257,6 +267,11 @@ impl Journal {
             free_bytes: load(&self.shared.space.free_bytes),
             low_space: self.is_low_on_space(),
         }
+    }
+
+    /// The data folder; none if the journal is in memory.
+    pub fn folder(&self) -> Option<&Path> {
+        self.shared.folder.get().map(PathBuf::as_path)
     }
 
     /// The engine's name.
@@ -460,7 +475,7 @@ impl Journal {
     ) -> Result<(), ReadError> {
         let at = || format!("shard {} position {first_pos}", shard.0);
         let damaged = |source| ReadError::Damaged { at: at(), source };
-        let value = self.shared.engine.get(&layout::records(shard, first_pos))?;
+        let value = self.shared.records(shard, first_pos)?;
         let value = value.ok_or_else(|| damaged(codec::CodecError::Short(0)))?;
         for frame in record::frames(&value).map_err(damaged)? {
             let header: Header = decode(frame.header, at)?;

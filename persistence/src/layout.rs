@@ -2,12 +2,13 @@
 //!
 //! | prefix | key | value |
 //! | --- | --- | --- |
+//! | `a` | shard (1), number (8) | what one archive file holds ([`crate::archive`]) |
 //! | `c` | home (16), first chain number (8) | chain index entry: where the batch's records are |
 //! | `h` | home (16) | [`crate::chain::ChainHead`] |
 //! | `m` | name | the store's own figures |
 //! | `n` | stream | the stream's snapshot |
 //! | `p` | shard (1), family, 0, key | a row |
-//! | `r` | shard (1), first position (8) | the shard's records of one batch |
+//! | `r` | shard (1), first position (8) | the shard's records of one batch, or their stub |
 //! | `s` | stream, 0, first number (8) | stream index entry |
 //!
 //! Integers in keys are big endian, so that keys sort as their numbers do.
@@ -38,6 +39,16 @@ impl RowKey {
         let mut bytes = family_prefix(self.shard, &self.family);
         bytes.extend_from_slice(&self.key);
         bytes
+    }
+}
+
+impl RowKey {
+    /// The row's key that an engine key stands for; `None` if it is none.
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Option<Self> {
+        let [b'p', shard, rest @ ..] = bytes else { return None };
+        let end = rest.iter().position(|byte| *byte == 0)?;
+        let family = std::str::from_utf8(&rest[..end]).ok()?.to_owned().into();
+        Some(Self { shard: Shard(*shard), family, key: rest[end + 1..].to_vec() })
     }
 }
 

@@ -9,14 +9,18 @@
 //! and an [`engine`] makes them durable; [`head_file`] remembers, outside the engine, how far it
 //! got.
 
+pub mod archive;
+pub mod backup;
 pub mod chain;
 pub mod codec;
 pub mod engine;
 pub mod head_file;
 pub mod journal;
 pub mod record;
+pub mod restore;
 pub mod sealing;
 
+mod blocks;
 mod generations;
 mod layout;
 mod marker;
@@ -25,6 +29,7 @@ mod space;
 mod verify;
 mod writer;
 
+pub use blocks::BlockError;
 pub use codec::CodecError;
 pub use engine::{Engine, EngineError};
 pub use generations::Generations;
@@ -39,7 +44,7 @@ pub use sealing::{
     KeyId, KeyRing, MasterKey, Opened, SealError, load_master_key, rewrap, with_root,
 };
 pub use space::{LOW_SPACE_BYTES, LOW_SPACE_PERCENT};
-pub use verify::{ChainReport, VerifyError};
+pub use verify::{ChainReport, Standing, VerifyError};
 
 /// What went wrong while reading the journal.
 #[derive(Debug, thiserror::Error)]
@@ -56,4 +61,7 @@ pub enum ReadError {
         #[source]
         source: CodecError,
     },
+    /// The record is archived, and its file cannot be read or is damaged.
+    #[error("an archived record cannot be read: {0}")]
+    Archive(#[from] BlockError),
 }

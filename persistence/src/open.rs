@@ -3,11 +3,12 @@
 use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::archive::Archives;
 use crate::codec;
 use crate::engine::{Engine, EngineError, LoggedEngine, MemoryEngine, RedbEngine, TABLE_BYTES};
 use crate::head_file::HeadFile;
@@ -252,9 +253,12 @@ impl Journal {
         let failed = |path: PathBuf| move |source| OpenError::Folder { path, source };
         options.engine.mark(folder).map_err(failed(folder.clone()))?;
         let path = folder.join("head");
-        let head_file = HeadFile::open(&path).map_err(failed(path))?;
-        let Options { accept_loss, on_fatal, .. } = options;
-        Self::start_watched(engine, keys, Some(head_file), accept_loss, on_fatal, Some(space))
+        let head_file = Some(HeadFile::open(&path).map_err(failed(path))?);
+        let Options { folder, accept_loss, on_fatal, .. } = options;
+        let journal =
+            Self::start_watched(engine, keys, head_file, accept_loss, on_fatal, Some(space))?;
+        let _ = journal.shared.folder.set(folder);
+        Ok(journal)
     }
 
     /// Starts a journal on an engine that is already open.
@@ -290,6 +294,9 @@ impl Journal {
             counters: Counters::default(),
             space: space.as_ref().map(|space| space.figures.clone()).unwrap_or_default(),
             listeners: RwLock::new(Vec::new()),
+            tap: Mutex::default(),
+            folder: OnceLock::new(),
+            archives: Archives::default(),
         });
         let writer = Writer::new(shared.clone(), meta, head_file, on_fatal, space);
         let thread = std::thread::Builder::new().name("journal".into());
@@ -303,7 +310,7 @@ fn has_store(folder: &Path) -> bool {
 }
 
 /// The engine behind the log, whichever it is: `decisions/0001` and `0006` say why.
-fn open_engine(options: &Options) -> Result<Arc<dyn Engine>, OpenError> {
+pub(crate) fn open_engine(options: &Options) -> Result<Arc<dyn Engine>, OpenError> {
     let Options { folder, cache_bytes, table_bytes, .. } = options;
     match options.engine {
         #[cfg(feature = "sled")]
@@ -325,7 +332,7 @@ fn open_engine(options: &Options) -> Result<Arc<dyn Engine>, OpenError> {
     }
 }
 
-fn read_meta(engine: &dyn Engine) -> Result<Meta, OpenError> {
+pub(crate) fn read_meta(engine: &dyn Engine) -> Result<Meta, OpenError> {
     let Some(bytes) = engine.get(META)? else {
         return Ok(Meta {
             version: LAYOUT_VERSION,

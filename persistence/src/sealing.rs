@@ -291,6 +291,26 @@ impl KeyRing {
         Ok(Self { path: Some(path.to_owned()), file: Mutex::new(Some(file)), ..ring })
     }
 
+    /// Opens the key file at `path` to read with, and never writes it: new keys are kept nowhere.
+    pub fn open_read_only(path: &Path, master: &MasterKey) -> Result<Self, SealError> {
+        let ring = Self::in_memory(master)?;
+        let failed = |source| SealError::File { path: path.to_owned(), operation: "read", source };
+        ring.load(path, &std::fs::read(path).map_err(failed)?)?;
+        Ok(ring)
+    }
+
+    /// How many keys there are, those that were erased with them.
+    pub fn count(&self) -> u64 {
+        self.keys.lock().entries.len() as u64
+    }
+
+    /// The number of the key that a blob is sealed under; `None` if it is no sealed blob.
+    pub(crate) fn key_number(blob: &[u8]) -> Option<u32> {
+        let (version, rest) = blob.split_first()?;
+        let number = rest.first_chunk::<4>()?;
+        (*version == BLOB_VERSION).then(|| u32::from_be_bytes(*number))
+    }
+
     /// A key ring that keeps no file: for tests.
     pub fn in_memory(master: &MasterKey) -> Result<Self, SealError> {
         let keys = Keys {

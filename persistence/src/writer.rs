@@ -182,6 +182,13 @@ impl Writer {
                 batch.bytes += value.len();
                 batch.changes.put(layout::snapshot(&stream), value);
             }
+            Work::Changes(changes, rider) => {
+                let sizes =
+                    changes.changes.iter().map(|(_, value)| value.as_ref().map_or(0, Vec::len));
+                batch.bytes += sizes.sum::<usize>();
+                batch.changes.changes.extend(changes.changes);
+                batch.riders.push((rider, Outcome::Durable(None)));
+            }
             Work::Ride(rider) => batch.riders.push((rider, Outcome::Durable(None))),
             Work::Stop => {}
         }
@@ -288,9 +295,13 @@ impl Writer {
             self.meta.commit += 1;
             self.meta.rolling = record::sha256(&[&self.meta.rolling, &rolling]);
             changes.put(layout::META.to_vec(), codec::encode(&self.meta)?);
+            let copy = self.shared.copy_for_tap(&changes);
             let started = Instant::now();
             self.shared.engine.commit(changes)?;
             self.count(started, records, bytes);
+            if let Some(copy) = copy {
+                self.shared.tap_commit(&self.meta, copy);
+            }
             if let Some(head_file) = &self.head_file {
                 head_file.write(&self.meta).map_err(Fatal::HeadFile)?;
                 self.head_dirty = true;

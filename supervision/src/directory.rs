@@ -25,6 +25,7 @@ use crate::host::{Boarding, Host, Published, ReplayError, replay};
 use crate::idempotency::Ticketed;
 use crate::monitor::{ActorMonitor, ActorView, CommandView, KindMonitor, KindView};
 use crate::process::Process;
+use crate::rebuild::{self, Derived};
 use crate::refusal::Refusal;
 use crate::reminders::AGAIN_MS;
 use crate::system::{Core, Registered};
@@ -463,6 +464,14 @@ impl<E: Entity> Registered for Arc<Directory<E>> {
         let (slow, _) = replay(self, place, Some(seq)).map_err(failed)?;
         let bytes = |entity: &E| codec::encode(entity).ok();
         Ok(bytes(&fast) == bytes(&slow))
+    }
+
+    fn derive(&self, place: &Place) -> Result<Derived, Refusal> {
+        rebuild::derive(self, place).map_err(|error| Refusal::quarantined(&error.to_string()))
+    }
+
+    fn snapshot(&self, place: &Place) -> bool {
+        rebuild::snapshot(self, place)
     }
 
     fn passivate(&self, id: &str) -> bool {

@@ -19,6 +19,7 @@ pub mod event;
 pub mod idempotency;
 pub mod monitor;
 pub mod process;
+pub mod rebuild;
 pub mod refusal;
 pub mod reminders;
 pub mod supervisor;

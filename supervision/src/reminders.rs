@@ -31,7 +31,7 @@ pub(crate) fn due_key(due: Timestamp, stream: &StreamName) -> Vec<u8> {
     [sortable.to_be_bytes().as_slice(), stream.as_str().as_bytes()].concat()
 }
 
-fn due_of(key: &[u8]) -> Option<Timestamp> {
+pub(crate) fn due_of(key: &[u8]) -> Option<Timestamp> {
     let sortable = u64::from_be_bytes(*key.first_chunk::<8>()?);
     Some(Timestamp((sortable ^ (1 << 63)) as i64))
 }

@@ -20,6 +20,7 @@ use crate::entity::{Entity, RowDraft};
 use crate::host::seal_context;
 use crate::idempotency::{Begin, IdempotencyKey, KeysInFlight, is_over};
 use crate::monitor::{ActorView, KindView};
+use crate::rebuild::Derived;
 use crate::refusal::Refusal;
 use crate::reminders::Reminders;
 
@@ -130,6 +131,10 @@ pub trait Registered: Send + Sync {
     fn observe_at(&self, place: &Place, seq: u64) -> Result<serde_json::Value, Refusal>;
     /// Whether snapshot and later records give what all records give.
     fn verify(&self, place: &Place) -> Result<bool, Refusal>;
+    /// What an entity's records give beside its state.
+    fn derive(&self, place: &Place) -> Result<Derived, Refusal>;
+    /// Queues a snapshot of an entity's durable state; says whether it could be made.
+    fn snapshot(&self, place: &Place) -> bool;
     /// Lets an actor finish and leave memory.
     fn passivate(&self, id: &str) -> bool;
     /// Ends an actor at once.

@@ -83,6 +83,14 @@ impl Server {
         Self { api: Api::new(running.address), running, folder }
     }
 
+    /// Stops it and leaves its folder.
+    pub async fn halt(self) -> tempfile::TempDir {
+        let Self { api, running, folder } = self;
+        drop(api);
+        running.stop().await;
+        folder
+    }
+
     /// Stops it and takes the folder away.
     pub async fn stop(self) {
         drop(self.api);

@@ -454,9 +454,7 @@ async fn a_kill_at_any_moment_loses_nothing_and_does_nothing_twice() {
         process.stop();
     }
     let data_dir = world.folder.path().to_owned();
-    gateway::verify::run(&gateway::verify::VerifyArgs { data_dir, master_key: None })
-        .await
-        .unwrap();
+    gateway::verify::run(&gateway::verify::VerifyArgs::folder(data_dir)).await.unwrap();
     println!(
         "{rounds} kills under load and {} while starting: {} debits, {} captures and {} batches \
          in the ledger; {} acknowledged requests repeated alike, {} in doubt settled once; \

@@ -42,6 +42,9 @@ mod isolation;
 #[path = "journeys/bad_input.rs"]
 mod bad_input;
 
+#[path = "journeys/backups.rs"]
+mod backups;
+
 #[path = "journeys/refused_starts.rs"]
 mod refused_starts;
 

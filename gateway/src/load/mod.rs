@@ -10,7 +10,7 @@
 //! generator shares the machine with the server unless it runs elsewhere: figures include its cost.
 
 mod client;
-mod progress;
+pub(crate) mod progress;
 mod report;
 mod runner;
 mod scenario;

@@ -3,6 +3,7 @@
 mod accounts;
 mod actions;
 mod auth;
+mod backups;
 mod billing;
 mod calls;
 mod console;
@@ -55,6 +56,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(import::router())
         .merge(signing_keys::router())
         .merge(operator_actors::router())
+        .merge(backups::router())
         .split_for_parts();
     openapi::declare_keys(&mut document);
     (router, document)
