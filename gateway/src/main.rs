@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::io::IsTerminal as _;
+use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -59,7 +60,24 @@ enum Command {
     Openapi,
 }
 
+/// How long freed memory is kept before the system has it back, in milliseconds. The allocator
+/// reads that from its environment alone, and early: so the process begins anew with it, once. With
+/// the allocator's own second an idle server keeps 25 MB more.
+const PURGE_DELAY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "0");
+
+/// Begins anew with the allocator's settings; where that does not work, they are left out.
+fn set_up_allocator() {
+    if std::env::var_os(PURGE_DELAY.0).is_some() {
+        return;
+    }
+    if let Ok(program) = std::env::current_exe() {
+        let mut same = std::process::Command::new(program);
+        let _ = same.args(std::env::args_os().skip(1)).env(PURGE_DELAY.0, PURGE_DELAY.1).exec();
+    }
+}
+
 fn main() -> ExitCode {
+    set_up_allocator();
     let matches = Cli::command().get_matches();
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,

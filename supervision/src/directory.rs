@@ -470,6 +470,10 @@ impl<E: Entity> Registered for Arc<Directory<E>> {
         rebuild::derive(self, place).map_err(|error| Refusal::quarantined(&error.to_string()))
     }
 
+    fn observed_families(&self) -> &'static [&'static str] {
+        E::OBSERVED_FAMILIES
+    }
+
     fn snapshot(&self, place: &Place) -> bool {
         rebuild::snapshot(self, place)
     }

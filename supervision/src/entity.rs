@@ -39,6 +39,9 @@ pub trait Entity: Default + Clone + Serialize + DeserializeOwned + Send + Sync +
     const MAILBOX_MAX: usize = MAILBOX_MAX;
     /// How long an entity without work stays in memory.
     const IDLE: Duration = Duration::from_secs(20);
+    /// Families of rows that follow from no record (see
+    /// [`System::note_rows`](crate::System::note_rows)): rebuilding rows leaves them alone.
+    const OBSERVED_FAMILIES: &'static [&'static str] = &[];
     /// Whether looks read the last durable state directly instead of sending a message: for small
     /// states that are read far more often than they change.
     const PUBLISHED: bool = false;

@@ -12,7 +12,7 @@
 //! memory, and the values of those that differ. Where an entity does not replay, rows that nobody
 //! accounts for are kept, since they may be its.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use persistence::record::sha256;
 use persistence::{Header, Opened, ReadError, RowChange, RowKey, Shard, codec};
@@ -23,7 +23,7 @@ use crate::directory::Directory;
 use crate::entity::{Entity, RowDraft};
 use crate::event::Event;
 use crate::host::{ReplayError, replay, seal_context};
-use crate::idempotency::OUTCOME_FAMILY;
+use crate::idempotency::{OUTCOME_FAMILY, SHOWN_ONCE_FAMILY};
 use crate::reminders::{DUE_FAMILY, PENDING_FAMILY, due_key, due_of};
 use crate::system::{Core, System};
 
@@ -225,6 +225,9 @@ impl System {
         plan: &mut Plan,
         repairs: &mut Repairs,
     ) -> Result<(), ReadError> {
+        let observed = self.kinds().iter().flat_map(|kind| kind.observed_families());
+        let unrecorded: HashSet<&str> =
+            observed.copied().chain([OUTCOME_FAMILY, SHOWN_ONCE_FAMILY]).collect();
         let keeps_surplus = !plan.report.unreadable.is_empty();
         let mut after = None;
         loop {
@@ -233,7 +236,7 @@ impl System {
             after = Some(last.clone());
             for (key, sealed) in page {
                 let family = key.family.as_ref();
-                if family == OUTCOME_FAMILY {
+                if unrecorded.contains(&family) {
                     continue;
                 }
                 if family == DUE_FAMILY {

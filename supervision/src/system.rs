@@ -133,6 +133,8 @@ pub trait Registered: Send + Sync {
     fn verify(&self, place: &Place) -> Result<bool, Refusal>;
     /// What an entity's records give beside its state.
     fn derive(&self, place: &Place) -> Result<Derived, Refusal>;
+    /// Families of rows that follow from no record.
+    fn observed_families(&self) -> &'static [&'static str];
     /// Queues a snapshot of an entity's durable state; says whether it could be made.
     fn snapshot(&self, place: &Place) -> bool;
     /// Lets an actor finish and leave memory.

@@ -277,6 +277,7 @@ pub enum ApiKeyEffect {
 
 impl Entity for ApiKeys {
     const KIND: &'static str = "api_keys";
+    const OBSERVED_FAMILIES: &'static [&'static str] = &[USES_FAMILY];
     const PUBLISHED: bool = true;
     type Event = ApiKeyEvent;
     type Effect = ApiKeyEffect;
