@@ -34,6 +34,10 @@ pub fn pass(system: &System, before_ms: i64, bytes_min: usize) -> Result<Passed,
     let rules = ArchiveRules { before_ms, bytes_min };
     let mut passed = Passed::default();
     for shard in 0..SHARDS {
+        // What is left is for finishing what was begun.
+        if system.journal().is_low_on_space() {
+            break;
+        }
         let mut next = Some(0);
         while let Some(from) = next {
             let mut cover = |header: &persistence::Header| {

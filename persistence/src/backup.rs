@@ -24,6 +24,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
+use parking_lot::MutexGuard;
 use serde::{Deserialize, Serialize};
 
 use crate::archive::ArchiveId;
@@ -188,20 +189,21 @@ struct Tapped<'a> {
     commits: mpsc::Receiver<(Meta, Changes)>,
     waiting_bytes: Arc<AtomicUsize>,
     overrun: Arc<AtomicBool>,
+    _running: MutexGuard<'a, ()>,
 }
 
 impl<'a> Tapped<'a> {
     fn begin(shared: &'a Shared) -> Result<Self, BackupError> {
+        // Held until the whole backup is done, archives and all: the slot alone is free before.
+        let Some(running) = shared.backup_running.try_lock() else {
+            return Err(BackupError::Running);
+        };
         let (sender, commits) = mpsc::channel();
         let (waiting_bytes, overrun) = (Arc::default(), Arc::default());
-        let mut slot = shared.tap.lock();
-        if slot.is_some() {
-            return Err(BackupError::Running);
-        }
         let tap = Tap { commits: sender, waiting_bytes, overrun };
         let (waiting_bytes, overrun) = (tap.waiting_bytes.clone(), tap.overrun.clone());
-        *slot = Some(tap);
-        Ok(Self { shared, commits, waiting_bytes, overrun })
+        *shared.tap.lock() = Some(tap);
+        Ok(Self { shared, commits, waiting_bytes, overrun, _running: running })
     }
 
     /// Writes down what was committed meanwhile.

@@ -154,6 +154,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) space: Arc<SpaceFigures>,
     pub(crate) listeners: RwLock<Vec<Listener>>,
+    /// Held by the one backup that may run.
+    pub(crate) backup_running: Mutex<()>,
     /// Where a running backup hears of commits.
     pub(crate) tap: Mutex<Option<Tap>>,
     /// The data folder; none in memory.

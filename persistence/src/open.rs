@@ -192,7 +192,7 @@ fn create_synced(folder: &Path) -> std::io::Result<()> {
 /// look as if they had been written. A process that starts on them would read, and build upon,
 /// what no disk holds. So everything is synced, for the case that the last process was only
 /// killed, and what is cached of it is dropped.
-fn read_from_disk(folder: &Path) -> std::io::Result<()> {
+pub(crate) fn read_from_disk(folder: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         let kind = entry.file_type()?;
@@ -294,6 +294,7 @@ impl Journal {
             counters: Counters::default(),
             space: space.as_ref().map(|space| space.figures.clone()).unwrap_or_default(),
             listeners: RwLock::new(Vec::new()),
+            backup_running: Mutex::default(),
             tap: Mutex::default(),
             folder: OnceLock::new(),
             archives: Archives::default(),
@@ -352,7 +353,11 @@ pub(crate) fn read_meta(engine: &dyn Engine) -> Result<Meta, OpenError> {
     Ok(meta)
 }
 
-fn compare(meta: &Meta, file: &mut HeadFile, accept_loss: Option<&str>) -> Result<(), OpenError> {
+pub(crate) fn compare(
+    meta: &Meta,
+    file: &mut HeadFile,
+    accept_loss: Option<&str>,
+) -> Result<(), OpenError> {
     let failed = |source| OpenError::Folder { path: "head".into(), source };
     let Some(seen) = file.read().map_err(failed)? else {
         return Ok(());

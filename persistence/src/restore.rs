@@ -22,7 +22,9 @@ use crate::engine::{Direction, Engine, EngineError, Pair, WriteBatch};
 use crate::head_file::HeadFile;
 use crate::layout::{META, Meta};
 use crate::marker::EngineKind;
-use crate::open::{OpenError, Options, open_engine, read_meta};
+use crate::open::{
+    OpenError, Options, compare as compare_head, open_engine, read_from_disk, read_meta,
+};
 use crate::sealing::{KeyRing, MasterKey, SealError};
 
 /// The key file's name in a data folder.
@@ -287,11 +289,16 @@ pub fn copy_folder(
 ) -> Result<CopyReport, RestoreError> {
     let found = EngineKind::found_in(from)?;
     let found = found.ok_or_else(|| RestoreError::NoJournal(from.to_owned()))?;
+    read_from_disk(from).map_err(unusable(from))?;
     let source = open_engine(&Options { engine: found, ..Options::new(from) })?;
     if source.get(META)?.is_none() {
         return Err(RestoreError::NoJournal(from.to_owned()));
     }
     let meta = read_meta(source.as_ref())?;
+    // What a server would not start on is not made startable by a copy.
+    let head = from.join("head");
+    let mut head_file = HeadFile::open(&head).map_err(unusable(&head))?;
+    compare_head(&meta, &mut head_file, None)?;
     for name in [KEY_FILE, MASTER_KEY_FILE] {
         if from.join(name).exists() {
             copy_file(&from.join(name), &to.join(name))?;

@@ -21,7 +21,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::{hkdf, rand};
@@ -65,6 +65,9 @@ pub enum Opened {
 /// Sealing or opening failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
+    /// The key file could not be written before: what it holds is not known.
+    #[error("the key file could not be written before; start anew")]
+    Failed,
     /// The key file could not be read or written.
     #[error("the key file {path} could not be {operation}")]
     File {
@@ -268,6 +271,8 @@ pub struct KeyRing {
     master: LessSafeKey,
     keys: Mutex<Keys>,
     file: Mutex<Option<File>>,
+    /// Set for good once the key file could not be written.
+    failed: AtomicBool,
 }
 
 impl KeyRing {
@@ -320,7 +325,13 @@ impl KeyRing {
             pending: Vec::new(),
         };
         let (keys, file) = (Mutex::new(keys), Mutex::new(None));
-        Ok(Self { path: None, master: master.cipher()?, keys, file })
+        Ok(Self {
+            path: None,
+            master: master.cipher()?,
+            keys,
+            file,
+            failed: AtomicBool::new(false),
+        })
     }
 
     fn load(&self, path: &Path, bytes: &[u8]) -> Result<usize, SealError> {
@@ -456,15 +467,19 @@ impl KeyRing {
     /// Makes new keys durable. The writer calls this before each commit.
     pub fn sync(&self) -> Result<(), SealError> {
         let mut file = self.file.lock();
+        // Whoever meets a failure, nothing may be sealed under keys that are in no file: the
+        // writer sees it at its next commit, and the process ends.
+        if self.failed.load(Ordering::Acquire) {
+            return Err(SealError::Failed);
+        }
         let pending = std::mem::take(&mut self.keys.lock().pending);
         let (Some(file), Some(path), false) = (file.as_mut(), &self.path, pending.is_empty())
         else {
             return Ok(());
         };
-        file.write_all(&pending).and_then(|()| file.sync_data()).map_err(|source| SealError::File {
-            path: path.clone(),
-            operation: "extended",
-            source,
+        file.write_all(&pending).and_then(|()| file.sync_data()).map_err(|source| {
+            self.failed.store(true, Ordering::Release);
+            SealError::File { path: path.clone(), operation: "extended", source }
         })
     }
 
@@ -481,8 +496,10 @@ impl KeyRing {
         let Some(path) = &self.path else {
             return Ok(true);
         };
-        let failed =
-            |source| SealError::File { path: path.clone(), operation: "rewritten", source };
+        let failed = |source| {
+            self.failed.store(true, Ordering::Release);
+            SealError::File { path: path.clone(), operation: "rewritten", source }
+        };
         let mut bytes = FILE_MAGIC.to_vec();
         for (number, entry) in keys.entries.iter().enumerate() {
             let entry = entry.as_ref().unwrap_or(&TOMBSTONE_ENTRY);

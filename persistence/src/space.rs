@@ -107,7 +107,8 @@ impl Space {
 
     fn keep_ballast(&self, room: Room, watermark: u64) -> io::Result<()> {
         let (path, bytes) = (self.folder.join(BALLAST_FILE), watermark / BALLAST_DIVISOR);
-        let there = path.exists();
+        // A ballast that was cut short, or could not be given its room, is none.
+        let there = std::fs::metadata(&path).is_ok_and(|found| found.len() > 0);
         if there && room.free < bytes {
             tracing::error!(bytes, "the ballast file goes, so that what was begun can be finished");
             return std::fs::remove_file(path);
@@ -116,7 +117,10 @@ impl Space {
         let fits = room.free >= watermark.saturating_add(2 * bytes);
         if !there && near && fits && bytes > 0 {
             let flags = rustix::fs::FallocateFlags::empty();
-            rustix::fs::fallocate(File::create(path)?, flags, 0, bytes)?;
+            if let Err(error) = rustix::fs::fallocate(File::create(&path)?, flags, 0, bytes) {
+                std::fs::remove_file(path)?;
+                return Err(error.into());
+            }
         }
         Ok(())
     }

@@ -34,6 +34,8 @@ use crate::system::{Core, Registered};
 pub const LIVE_MAX: usize = 50_000;
 /// How many times a caller waits again for a process whose actor ended meanwhile.
 const WAIT_ATTEMPTS_MAX: usize = 100;
+/// How long it pauses before that: it may be that too many wait already.
+const WAIT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a look at the state for the console may take.
 const OBSERVE_LIMIT: Duration = Duration::from_millis(250);
 
@@ -167,7 +169,10 @@ impl<E: Entity> Directory<E> {
     where
         E: Process,
     {
-        for _ in 0..WAIT_ATTEMPTS_MAX {
+        for attempt in 0..WAIT_ATTEMPTS_MAX {
+            if attempt > 0 {
+                tokio::time::sleep(WAIT_PAUSE).await;
+            }
             let (envelope, answer) = Envelope::park(origin.clone(), E::outcome);
             self.deliver(address, envelope).await?;
             // An error means that the actor ended first: its next incarnation knows as much.

@@ -367,7 +367,12 @@ impl System {
         let rows = self.core.open_rows(sealed);
         let over = rows.into_iter().filter(|(_, value)| is_over(family, value, now));
         // A key that is used again just now keeps its row.
-        let over = over.filter_map(|(key, _)| Some((self.core.in_flight.close(&key.key)?, key)));
+        let over = over.filter_map(|(key, _)| {
+            let guard = self.core.in_flight.close(&key.key)?;
+            // It may have been used anew since it was read: only from here on it stays as it is.
+            let value = self.core.read_row(&key).ok().flatten()?;
+            is_over(family, &value, now).then_some((guard, key))
+        });
         let (guards, changes): (Vec<_>, Vec<_>) = over.map(|(it, key)| (it, (key, None))).unzip();
         if !changes.is_empty() {
             self.core.journal.change_rows(changes, Box::new(move |_| drop(guards)));

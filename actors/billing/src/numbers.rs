@@ -66,6 +66,7 @@ pub struct TakeNumbers {
 
 impl Command for TakeNumbers {
     const NAME: &'static str = "take_numbers";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<TakeNumbers> for Numbers {

@@ -382,6 +382,7 @@ struct Hold {
     tenant: TenantId,
     origin: Origin,
     id: Option<HoldId>,
+    call: Option<CallId>,
     /// Whether nobody else will end it.
     own: bool,
 }
@@ -395,7 +396,14 @@ impl Hold {
         app: &AppId,
     ) -> Result<Self, Refusal> {
         let (tenant, origin) = (request.tenant, request.origin.clone());
-        let mut hold = Self { system: Arc::clone(system), tenant, origin, id: None, own: false };
+        let mut hold = Self {
+            system: Arc::clone(system),
+            tenant,
+            origin,
+            id: None,
+            call: Some(call),
+            own: false,
+        };
         if quote.total == 0 {
             return Ok(hold);
         }
@@ -426,10 +434,11 @@ impl Drop for Hold {
         let (Some(hold), true) = (self.id, self.own) else { return };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let (system, tenant, origin) = (self.system.clone(), self.tenant, self.origin.clone());
+        let call = self.call;
         // If this is refused, the hold's time ends it.
         runtime.spawn(async move {
             let wallets = system.directory::<Wallet>();
-            let _ = wallets.ask(&wallet_address(tenant), Release { hold }, origin).await;
+            let _ = wallets.ask(&wallet_address(tenant), Release { hold, call }, origin).await;
         });
     }
 }
@@ -508,7 +517,8 @@ async fn run_built_in(
     };
     let body = ticket.as_ref().map(|_| shape.render(&answers));
     let (tenant, origin) = (request.tenant, request.origin.clone());
-    let mut hold = Hold { system: Arc::clone(system), tenant, origin, id: None, own: false };
+    let mut hold =
+        Hold { system: Arc::clone(system), tenant, origin, id: None, call: None, own: false };
     let command = ApplyRun { ran, reads: Vec::new() };
     apply(system, &address, command, &request.origin, ticket.zip(body), &mut hold).await?;
     trace(&mut answers, id, items);

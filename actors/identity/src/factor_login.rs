@@ -168,6 +168,22 @@ impl Identity {
         policies.look(&address, system.system_origin(), look).await
     }
 
+    /// Lets only those go on who log in without a second factor.
+    pub(crate) async fn check_no_factor(
+        &self,
+        system: &System,
+        entry: &Entry,
+    ) -> Result<(), Refusal> {
+        let user = entry.account.user;
+        let accepted = self.look_at_factors(system, user, SecondFactors::accepted).await?;
+        let has_factor = accepted.is_some_and(|accepted| !accepted.is_empty());
+        if !has_factor && !self.requires_second_factor(entry.tenant).await? {
+            return Ok(());
+        }
+        let message = "this is done; now log in, with the password and the second factor";
+        Err(Refusal::new(Class::Unauthenticated, "second_factor_required", message))
+    }
+
     /// Lets a login whose password was right go on, or says what is missing.
     pub(crate) async fn second_step(
         &self,
@@ -211,6 +227,7 @@ impl Identity {
             user: entry.account.user,
             tenant: entry.tenant,
             epoch: entry.account.epoch,
+            password_changes: entry.account.password_changes,
             nonce: random_number().ok_or_else(|| internal("no random numbers"))?,
             address: self.stages.digest("address", step.address),
             is_account: life == TokenLife::Account,
@@ -275,7 +292,7 @@ impl Identity {
         let FactorLogin { login_token, factor, address, device, device_token, request } = login;
         let (stage, until) = self.open_login_token(&system, &login_token, &address)?;
         let account = self.account(stage.user, Some(stage.tenant)).await?;
-        let account = account.filter(|account| account.epoch == stage.epoch);
+        let account = account.filter(|account| stage.stands_for(account));
         let entry = self.admit(&system, account.ok_or_else(invalid_login_token)?).await?;
         let known = self.device_of(device_token.as_deref(), system.clock().now());
         let known = known.filter(|known| known.user == stage.user);
@@ -294,6 +311,12 @@ impl Identity {
         let name = self.email_of(&system, &entry.account).unwrap_or_default();
         let session = types::SessionId(system.new_id());
         let mut tokens = self.open(&system, entry, session, device, life, request).await?;
+        // As after a password: whoever changes it meanwhile ends the sessions that there are.
+        let present = self.account(stage.user, None).await?;
+        if present.is_none_or(|account| !stage.stands_for(&account)) {
+            self.revoke_session(stage.user, session, origin_of(stage.user, request)).await?;
+            return Err(invalid_login_token());
+        }
         tokens.device_token = self.logged_in(&system, tokens.user, &name, step);
         Ok(tokens)
     }
@@ -343,9 +366,9 @@ impl Identity {
         let system = self.system()?;
         let opened = self.stages.open::<Stage>(Purpose::Enrolment, token, system.clock().now());
         let (stage, _) = opened.ok_or_else(invalid_token)?;
-        let Stage { user, tenant, epoch, .. } = stage;
+        let Stage { user, tenant, .. } = stage;
         let account = self.account(user, Some(tenant)).await?;
-        let stands = account.is_some_and(|account| account.active && account.epoch == epoch);
+        let stands = account.is_some_and(|account| account.active && stage.stands_for(&account));
         let accepted = self.look_at_factors(&system, user, SecondFactors::accepted).await?;
         if !stands || accepted.is_some_and(|accepted| !accepted.is_empty()) {
             return Err(invalid_token());

@@ -63,6 +63,11 @@ impl Identity {
     ) -> Result<Invite, Refusal> {
         let (invited_by, rights) = by;
         let (email, system) = (EmailAddress::new(email)?, self.system()?);
+        self.admit_mail(&tenant.to_string())?;
+        if !self.may_mail(&email)? {
+            let message = "this address was sent too many mails; try again later";
+            return Err(Refusal::new(Class::TooMany, "too_many_mails", message).retry_after(60_000));
+        }
         let claim = email.claim(self.claim_key());
         let (claims, origin) = (system.directory::<Claim>(), system.system_origin());
         let owner = claims.look(&claim, origin, Claim::confirmed).await?;

@@ -269,6 +269,10 @@ impl Identity {
         let address = Session::address(session, user, tenant);
         let sessions = system.directory::<Session>();
         let first = sessions.ask(&address, open, origin_of(user, request)).await?;
+        // A repetition finds the session that it opened then: it may have been ended since.
+        if first.user_epoch < entry.account.sessions_from {
+            return Err(invalid_token());
+        }
         self.sign(system, &entry, session, first, life)
     }
 
@@ -317,12 +321,14 @@ impl Identity {
     }
 
     /// Opens a session for a user who needs no password here: after a sign-up, a mailed link, a
-    /// device code. 404 when there is no such user; else refused as [`Identity::login`].
+    /// device code. 404 when there is no such user; 401 `second_factor_required` for one who has a
+    /// second factor, and is to log in with it; else refused as [`Identity::login`].
     pub async fn open_session(&self, new: NewSession) -> Result<Tokens, Refusal> {
         let system = self.system()?;
         let account = self.account(new.user, new.tenant).await?;
         let account = account.ok_or_else(|| Refusal::not_found("user"))?;
         let entry = self.admit(&system, account).await?;
+        self.check_no_factor(&system, &entry).await?;
         let session = new.session.unwrap_or_else(|| SessionId(system.new_id()));
         let tokens = self.open(&system, entry, session, new.device, new.life, new.request).await?;
         self.note_login(new.user, system.clock().now());

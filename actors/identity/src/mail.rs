@@ -492,8 +492,12 @@ impl Handle<Queue> for Mail {
     type Reply = ();
 
     fn handle(turn: &mut Turn<'_, Self>, Queue(draft): Queue) -> Result<(), Refusal> {
-        if turn.state().queued.is_some() {
-            return Ok(());
+        if let Some(queued) = &turn.state().queued {
+            let known = queued.to.open(turn.keys(), TO);
+            let is_same =
+                queued.letter == draft.letter && known.as_deref() == Some(draft.to.as_str());
+            let message = "this mail is another one; use a new key";
+            return is_same.then_some(()).ok_or_else(|| Refusal::conflict("id_reused", message));
         }
         let Draft { id, user, to, letter, .. } = draft;
         let to = Personal::seal(turn.keys(), user, TO, to.as_str())?;

@@ -134,6 +134,8 @@ pub struct Issued {
     pub home: TenantId,
     /// The user's [`User::sessions_from`] then.
     pub sessions_from: u64,
+    /// The user's [`User::password_changes`] then.
+    pub password_changes: u64,
     /// Until when it holds.
     pub until: Timestamp,
 }
@@ -302,6 +304,7 @@ struct Issue {
     user: UserId,
     home: TenantId,
     sessions_from: u64,
+    password_changes: u64,
 }
 
 impl Command for Issue {
@@ -312,12 +315,15 @@ impl Handle<Issue> for MailLink {
     type Reply = ();
 
     fn handle(turn: &mut Turn<'_, Self>, command: Issue) -> Result<(), Refusal> {
-        if turn.state().issued.is_none() {
-            let Issue { purpose, user, home, sessions_from } = command;
-            let until = turn.now().plus_ms(LINK_MS);
-            let issued = Issued { purpose, user, home, sessions_from, until };
-            turn.record(MailLinkEvent::Issued(issued));
+        let Issue { purpose, user, home, sessions_from, password_changes } = command;
+        if let Some(issued) = &turn.state().issued {
+            let is_same = issued.user == user && issued.purpose == purpose;
+            let message = "this link is somebody else's; use a new key";
+            return is_same.then_some(()).ok_or_else(|| Refusal::conflict("id_reused", message));
         }
+        let until = turn.now().plus_ms(LINK_MS);
+        let issued = Issued { purpose, user, home, sessions_from, password_changes, until };
+        turn.record(MailLinkEvent::Issued(issued));
         Ok(())
     }
 }
@@ -381,6 +387,7 @@ struct Addressee {
     email: EmailAddress,
     home: TenantId,
     sessions_from: u64,
+    password_changes: u64,
 }
 
 impl Identity {
@@ -396,8 +403,8 @@ impl Identity {
     ) -> Result<bool, Refusal> {
         let system = self.system()?;
         let Some(found) = self.addressee(&system, purpose, user).await? else { return Ok(false) };
-        let Addressee { email, home, sessions_from } = found;
-        let issue = Issue { purpose, user, home, sessions_from };
+        let Addressee { email, home, sessions_from, password_changes } = found;
+        let issue = Issue { purpose, user, home, sessions_from, password_changes };
         let links = system.directory::<MailLink>();
         links.ask(&MailLink::address(id, user, home), issue, origin.clone()).await?;
         let letter = match purpose {
@@ -457,15 +464,18 @@ impl Identity {
                 Purpose::VerifyEmail => !profile.email_verified,
                 _ => profile.auth_method == AuthMethod::Password,
             };
-            let found = (profile.email.clone(), profile.home, user.sessions_from);
+            let changes = (user.sessions_from, user.password_changes);
+            let found = (profile.email.clone(), profile.home, changes);
             (profile.active && is_meant).then_some(found)
         };
         let users = system.directory::<User>();
         let found = users.look(&address, system.system_origin(), look).await?;
-        let Some((email, home, sessions_from)) = found else { return Ok(None) };
+        let Some((email, home, (sessions_from, password_changes))) = found else {
+            return Ok(None);
+        };
         let email = email.open(system.journal().keys(), EMAIL_LABEL);
         let email = email.and_then(|email| EmailAddress::new(&email).ok());
-        Ok(email.map(|email| Addressee { email, home, sessions_from }))
+        Ok(email.map(|email| Addressee { email, home, sessions_from, password_changes }))
     }
 
     /// The link that a token stands for, if `by` may use it. 404 for what is no such link, 410 once
@@ -482,11 +492,22 @@ impl Identity {
         let place = system.locate(MailLink::KIND, &base32(id)).ok_or_else(missing)?;
         let address = Address::from_place(place).ok_or_else(missing)?;
         let (links, now) = (system.directory::<MailLink>(), system.clock().now());
-        let look = move |link: &MailLink| link.open(by, now).cloned();
-        let issued = links.look(&address, system.system_origin(), look).await??;
+        let look = move |link: &MailLink| {
+            link.open(by, now).map(|issued| (issued.clone(), link.taken.is_some()))
+        };
+        let (issued, is_taken) = links.look(&address, system.system_origin(), look).await??;
         let gone =
             || Refusal::new(Class::Gone, "link_expired", "there is no such account any more");
         let user = self.user(issued.user, issued.home).await.map_err(|_| gone())?;
+        let account = self.account(issued.user, None).await?.ok_or_else(gone)?;
+        // Whoever lost the mail to somebody else ends its link by another password, or by using
+        // another link for the same.
+        let is_overtaken = account.sessions_from != issued.sessions_from
+            || account.password_changes != issued.password_changes
+            || purpose == Purpose::VerifyEmail && user.email_verified;
+        if is_overtaken && !is_taken {
+            return Err(link_used());
+        }
         let email = EmailAddress::new(&user.email).map_err(|_| gone())?;
         Ok(OpenLink { issued, email, by, address })
     }
@@ -539,7 +560,13 @@ mod tests {
 
     fn issued() -> Given<MailLink> {
         let (user, home) = (UserId(1), TenantId(1));
-        let issue = || Issue { purpose: Purpose::ResetPassword, user, home, sessions_from: 0 };
+        let issue = || Issue {
+            purpose: Purpose::ResetPassword,
+            user,
+            home,
+            sessions_from: 0,
+            password_changes: 0,
+        };
         let given = Given::nothing().when(issue()).then();
         let again = given.later_ms(1_000).when(issue());
         assert!(again.events.is_empty(), "asked for again, it holds no longer");

@@ -132,6 +132,7 @@ impl Identity {
         let Untold { told: Told { user, version }, membership } = untold;
         // A user who was never made has no tokens either.
         let Some(address) = self.user_address(user)? else { return Ok(()) };
+        let has_left = membership.is_none();
         let hear = HearMembership { tenant, membership, version };
         match system.directory::<User>().ask(&address, hear, origin.clone()).await {
             Ok(()) => {}
@@ -149,6 +150,10 @@ impl Identity {
         }
         let now_ms = unix_ms(system.clock().now());
         self.epochs().raise(OwnerKey::member(tenant.0, user.0), version, now_ms);
+        if has_left {
+            // Whoever comes back begins anew: what was signed in then stays out.
+            self.revoke_other_sessions(user, Some(tenant), None, origin).await?;
+        }
         Ok(())
     }
 

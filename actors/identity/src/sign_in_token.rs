@@ -21,6 +21,7 @@ use supervision::Timestamp;
 use types::{TenantId, UserId};
 
 use crate::claim::ClaimKey;
+use crate::user::Account;
 
 /// The longest token, in bytes.
 const TOKEN_BYTES_MAX: usize = 512;
@@ -54,12 +55,21 @@ pub(crate) struct Stage {
     pub(crate) tenant: TenantId,
     /// The user's epoch: what ends tokens ends this too.
     pub(crate) epoch: u64,
+    /// The user's [`crate::user::User::password_changes`]: another password ends this too.
+    pub(crate) password_changes: u64,
     /// Tells this token from all others.
     pub(crate) nonce: u128,
     /// Of the network address.
     pub(crate) address: [u8; 16],
     /// Whether the access token is to live as the account API's do.
     pub(crate) is_account: bool,
+}
+
+impl Stage {
+    /// Whether the account is as it was when the password was right.
+    pub(crate) fn stands_for(&self, account: &Account) -> bool {
+        account.epoch == self.epoch && account.password_changes == self.password_changes
+    }
 }
 
 /// A device that has logged in before.
@@ -172,6 +182,7 @@ mod tests {
             user: UserId(1),
             tenant: TenantId(2),
             epoch: 3,
+            password_changes: 1,
             nonce: random_number().unwrap(),
             address: key.digest("address", "192.0.2.1"),
             is_account: false,

@@ -297,7 +297,8 @@ fn mail_links() {
     let (purpose, user, home) = (Purpose::ResetPassword, USER, TENANT);
     let password = Some("$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA".to_owned().into());
     let refusal = Some(supervision::Refusal::not_found("user"));
-    let issued = mail_link::Issued { purpose, user, home, sessions_from: 2, until };
+    let issued =
+        mail_link::Issued { purpose, user, home, sessions_from: 2, password_changes: 3, until };
     check::<MailLink>(vec![
         MailLinkEvent::Issued(issued),
         MailLinkEvent::Taken(mail_link::Taken { by: 8, password }),

@@ -135,6 +135,9 @@ async fn take_backup(
     body: JsonBody<BackupRequest>,
 ) -> Result<(StatusCode, Json<BackupView>), Problem> {
     let folder = folder(&app)?;
+    if app.system.journal().is_low_on_space() {
+        return Err(Refusal::low_space().into());
+    }
     let now = app.system.clock().now();
     let name = file_name(now);
     let text = |text: &str| text.to_owned();

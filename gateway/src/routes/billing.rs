@@ -241,7 +241,7 @@ async fn release(
         &operation,
         body.bytes,
         address(&entered),
-        Release { hold: id },
+        Release { hold: id, call: None },
         StatusCode::OK,
         view
     )

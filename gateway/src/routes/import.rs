@@ -145,7 +145,7 @@ async fn import(app: &App, user: UserId, new: ImportUser, origin: Origin) -> Res
         Refusal::new(class, error.code(), error.to_string())
     })?;
     let email = identity::claim::EmailAddress::new(&email)?.as_str().to_owned();
-    let role = "user".to_owned();
+    let role = identity::tenant::OWNER_ROLE.to_owned();
     let start = sign_up::Start { user, email, name: full_name, company, password, role };
     sign_up::sign_up(&app.system, start, origin.clone()).await?;
     match email_verified {

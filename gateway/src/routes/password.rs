@@ -11,10 +11,12 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use billing::{sign_up, verification};
+use data_encoding::HEXLOWER;
 use identity::claim::EmailAddress;
 use identity::login::{NewSession, TokenLife};
 use identity::mail_link::Purpose;
 use identity::user::{Conclude, User};
+use persistence::record::sha256;
 use serde::{Deserialize, Serialize};
 use supervision::{IdempotencyKey, Origin, Refusal, RequestRef};
 use tokio::time::Instant;
@@ -53,8 +55,11 @@ pub(super) fn anonymous(request: RequestRef) -> Origin {
 
 /// What a repetition is known by: an id that the client's key makes, or a new one.
 fn known_by(app: &App, who: &Anyone, key: Key, operation: &str, body: &[u8]) -> u128 {
+    // The id stands for the body too: what one address asks for under one key for two people must
+    // not meet in one link or one mail.
+    let operation = format!("{operation} {}", HEXLOWER.encode(&sha256(&[body])));
     let key = key.0.map(|key| {
-        IdempotencyKey::new(TenantId::SYSTEM.0, &who.address, operation, &key, body).process_id()
+        IdempotencyKey::new(TenantId::SYSTEM.0, &who.address, &operation, &key, body).process_id()
     });
     key.unwrap_or_else(|| app.system.new_id())
 }

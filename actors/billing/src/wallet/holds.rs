@@ -234,10 +234,11 @@ impl Handle<Settle> for Wallet {
         if let Some(Ended { status: End::Settled, captured, .. }) = wallet.ended(id) {
             return Ok(Settlement { hold: id, captured, remaining: 0, ended: true });
         }
-        if let Some(Ended { status: End::Expired, amount, captured, .. }) = wallet.ended(id)
+        // Which items were drawn is forgotten with the hold, so it must have been none.
+        if let Some(Ended { status: End::Expired, amount, captured: 0, .. }) = wallet.ended(id)
             && ended
         {
-            return settle_late(turn, id, items, amount - captured);
+            return settle_late(turn, id, items, amount);
         }
         // Past its time, what it holds is still there until the turn that lets it expire.
         let hold = match wallet.holds.get(&id) {
@@ -280,7 +281,9 @@ fn settle_late(
     let live = wallet.available.iter().filter(|(bucket, _)| !bucket.is_over(now));
     let mut drawing =
         Drawing::new(&live.map(|(bucket, amount)| (*bucket, *amount)).collect(), limit);
-    items.into_iter().try_for_each(|item| drawing.draw(item))?;
+    let mut seen = BTreeSet::new();
+    let mut once = items.into_iter().filter(|item| seen.insert(item.id));
+    once.try_for_each(|item| drawing.draw(item))?;
     let captured = drawing.charged;
     let (draws, postings) = drawing.finish(Account::Available);
     turn.record(WalletEvent::LateDrawn(LateDrawn { hold, draws, postings }));
@@ -388,6 +391,9 @@ impl Handle<Capture> for Wallet {
             return Ok(Ended { id, status: End::Captured, amount, captured });
         }
         let hold = wallet.open_hold(id, now)?;
+        if hold.call.is_some() {
+            return Err(held_for_a_call());
+        }
         let remaining = total(&hold.slices);
         let amount = wanted.unwrap_or(remaining);
         if amount > remaining {
@@ -412,6 +418,8 @@ impl Handle<Capture> for Wallet {
 pub struct Release {
     /// The hold.
     pub hold: HoldId,
+    /// The call that it was placed for: nobody but the call gives it up.
+    pub call: Option<CallId>,
 }
 
 impl Command for Release {
@@ -430,10 +438,18 @@ impl Handle<Release> for Wallet {
             return Ok(ended);
         }
         let hold = wallet.open_hold(id, now)?;
+        if hold.call != command.call {
+            return Err(held_for_a_call());
+        }
         let mut postings = Postings::default();
         wallet.release(&hold.slices, now, &mut postings);
         end(turn, id, End::Released, postings)
     }
+}
+
+fn held_for_a_call() -> Refusal {
+    let message = "this is held for a call that is running, which ends it itself";
+    Refusal::conflict("held_for_a_call", message)
 }
 
 fn end(

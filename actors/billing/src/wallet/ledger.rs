@@ -209,6 +209,7 @@ pub struct NumberLedger {
 
 impl Command for NumberLedger {
     const NAME: &'static str = "number_ledger";
+    const ESSENTIAL: bool = true;
 }
 
 impl Handle<NumberLedger> for Wallet {

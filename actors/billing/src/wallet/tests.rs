@@ -131,7 +131,7 @@ fn a_hold_is_captured_in_part_and_ends_once() {
     assert_eq!(again, ended);
     let (code, given) = given.when(capture(None)).refused();
     assert_eq!(code, "hold_ended");
-    let then = given.when(Release { hold: HOLD });
+    let then = given.when(Release { hold: HOLD, call: None });
     assert_eq!(facts(&then)["status"], "captured");
 }
 
@@ -170,6 +170,18 @@ fn what_was_done_is_paid_for_even_after_its_hold_has_expired() {
     assert_eq!((then.outcome.clone(), then.events.len()), (Ok(settled), 0));
     let given = then.then().when(grant(4, 50, Kind::Paid)).then();
     assert_eq!(balance(&given).available, 20);
+}
+
+#[test]
+fn what_is_held_for_a_call_is_ended_by_the_call_alone() {
+    let call = Some(CallId(5));
+    let given = with(100).when(PlaceHold { call, ..hold(HOLD, 60, 10_000) }).then();
+    let (code, given) = given.when(Release { hold: HOLD, call: None }).refused();
+    assert_eq!(code, "held_for_a_call");
+    let (code, given) = given.when(Capture { hold: HOLD, amount: Some(credits(1)) }).refused();
+    assert_eq!(code, "held_for_a_call");
+    let (ended, _) = given.when(Release { hold: HOLD, call }).reply();
+    assert_eq!(ended.status, End::Released);
 }
 
 #[test]
@@ -272,7 +284,7 @@ fn limits_are_refused_by_name() {
     let long = "é".repeat(DESCRIPTION_CHARACTERS_MAX + 1);
     let (code, given) = given.when(Debit { description: Some(long), ..debit(10, 1) }).refused();
     assert_eq!(code, "validation_error");
-    let (code, given) = given.when(Release { hold: HOLD }).refused();
+    let (code, given) = given.when(Release { hold: HOLD, call: None }).refused();
     assert_eq!(code, "not_found");
     let full = Given::<Wallet>::events([WalletEvent::Granted(Granted {
         id: GrantId(1),
@@ -451,7 +463,7 @@ fn take_step(given: Given<Wallet>, books: &mut Books, id: u128, step: Step) -> G
         }
         Step::Release { hold } => {
             let hold = the_hold(books, hold);
-            ask(given, books, &Release { hold })
+            ask(given, books, &Release { hold, call: None })
         }
         Step::Settle { hold, items, end } => {
             let hold = the_hold(books, hold);
