@@ -7,14 +7,14 @@
 # removed everything noted must be there and the journal must go on.
 #
 # Then a server: a disk is left with little room, and debits are sent until one is not answered
-# with success. The server must end with 74 and say why, and after a restart with room the balance
-# must be what the answers said. With EXPECT_LOW_SPACE=1 it must refuse with 507 `low_space` before
-# that, go on answering reads, and take debits again once there is room, all in one life. Without
-# it that is left out: a build without a watermark goes over the edge.
+# with success. It must refuse with 507 `low_space`, go on answering reads, and take debits again
+# once there is room, all in one life. With EXPECT_LOW_SPACE=0 a build without a watermark is tried:
+# it must go over the edge, end with 74 and say why. After a restart with room the balance must be
+# what the answers said.
 #
 # usage: disk_full.sh [ENGINE]         (redb)
 # FILESYSTEMS        "ext4", or "ext4 xfs" for a full run
-# EXPECT_LOW_SPACE   1 for a build that watches the room that is left
+# EXPECT_LOW_SPACE   0 for a build that does not watch the room that is left
 # BAILIWICK          the server; otherwise the newest build
 # What it needs: root, loop devices; curl and python3 for the server. See _faults.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/_faults.sh"
@@ -120,7 +120,7 @@ serve_until_full() {
     [[ $status == 201 ]] && spent=1
     leave_room 300
     debit_until_refused || why="the disk was not full after $spent debits"
-    if [[ "${EXPECT_LOW_SPACE:-0}" == 1 ]]; then
+    if [[ "${EXPECT_LOW_SPACE:-1}" == 1 ]]; then
         [[ $status == 507 && $(field error) == low_space ]] ||
             why="refused with $status, not 507 low_space: $(<"$work/answer")"
         ask /v1/billing/balance
