@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{Request, Response};
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -101,7 +101,11 @@ pub async fn serve<S, IO>(
     let (working, stopping) = (activity.clone(), stop.clone());
     let service = service_fn(move |request: Request<Incoming>| {
         let (serve, at_work) = (serve.clone(), AtWork::new(&working));
-        let request = request.map(|body| Body::new(Arriving::new(body, stopping.clone())));
+        let request = request.map(|body| match body.is_end_stream() {
+            // Most requests have no body, and nothing of it can stall.
+            true => Body::empty(),
+            false => Body::new(Arriving::new(body, stopping.clone())),
+        });
         async move {
             let response: Response<Body> = serve.serve(request, peer).await;
             drop(at_work);
