@@ -7,26 +7,21 @@
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderValue, Request, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::{Request, StatusCode};
+use axum::response::Response;
 use axum::routing::get;
 use identity::Joining;
 use identity::login::TokenLife;
-use maud::{DOCTYPE, Markup, html};
+use maud::{Markup, html};
 use serde::Deserialize;
 use supervision::Refusal;
 
 use super::auth::{Credentials, log_in};
+use super::mail_pages::{self, FORM_BYTES_MAX, token_field};
 use crate::app::App;
 use crate::authenticate::Anyone;
 use crate::extract::{Query, read_body};
 use crate::problem::status_of;
-
-/// The most bytes of the form.
-const FORM_BYTES_MAX: usize = 16 * 1024;
-/// What the page may load and where its form may go: nowhere but here.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img-src data:; \
-    base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 pub(super) fn router() -> Router<App> {
     Router::new().route("/accept-invitation", get(form).post(accept))
@@ -56,13 +51,7 @@ fn fields(token: &str, problem: Option<&str>) -> Markup {
                 "Log in with the account of the address that was invited. If there is none yet, \
                  make one with that address first, and open the link again."
             }
-            @if token.is_empty() {
-                label for="token" { "The code at the end of the link in the mail" }
-                input #token name="token" type="text" autocomplete="off" spellcheck="false"
-                    required;
-            } @else {
-                input type="hidden" name="token" value=(token);
-            }
+            (token_field(token))
             label for="email" { "E-mail address" }
             input #email name="email" type="email" autocomplete="username" required;
             label for="password" { "Password" }
@@ -125,33 +114,5 @@ fn said(status: StatusCode, title: &str, text: &str) -> Response {
 }
 
 fn page(status: StatusCode, content: &Markup) -> Response {
-    let document = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                meta name="robots" content="noindex";
-                title { "Accept the invitation - Bailiwick" }
-                link rel="icon" href="data:,";
-                link rel="stylesheet" href="/assets/palette.css";
-                link rel="stylesheet" href="/console/style.css";
-            }
-            body {
-                header.top { p.brand { span.mark aria-hidden="true" {} "Bailiwick" } }
-                main { (content) }
-            }
-        }
-    };
-    let mut response = (status, document.into_string()).into_response();
-    for (name, value) in [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::REFERRER_POLICY, "no-referrer"),
-    ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    response
+    mail_pages::page(status, "Accept the invitation", content)
 }

@@ -24,7 +24,7 @@ use crate::extract::{Query, read_body};
 use crate::problem::status_of;
 
 /// The most bytes of a form.
-const FORM_BYTES_MAX: usize = 16 * 1024;
+pub(super) const FORM_BYTES_MAX: usize = 16 * 1024;
 /// What a page may load and where its form may go: nowhere but here.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img-src data:; \
     base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
@@ -127,7 +127,8 @@ async fn reset(State(app): State<App>, who: Anyone, request: Request<Body>) -> R
     }
 }
 
-fn token_field(token: &str) -> Markup {
+/// The token of the link, or where to type it in.
+pub(super) fn token_field(token: &str) -> Markup {
     html! {
         @if token.is_empty() {
             label for="token" { "The code at the end of the link in the mail" }
@@ -158,7 +159,8 @@ async fn form<T: DeserializeOwned>(request: Request<Body>) -> Result<T, Response
     serde_urlencoded::from_bytes(&bytes).map_err(wrong)
 }
 
-fn page(status: StatusCode, title: &str, content: &Markup) -> Response {
+/// A page with its headers: nothing keeps it, and nothing learns its address.
+pub(super) fn page(status: StatusCode, title: &str, content: &Markup) -> Response {
     let document = html! {
         (DOCTYPE)
         html lang="en" {
