@@ -38,7 +38,7 @@ pub trait Entity: Default + Clone + Serialize + DeserializeOwned + Send + Sync +
     /// How many commands may wait.
     const MAILBOX_MAX: usize = MAILBOX_MAX;
     /// How long an entity without work stays in memory.
-    const IDLE: Duration = Duration::from_secs(20);
+    const IDLE: Duration = Duration::from_secs(10);
     /// Families of rows that follow from no record (see
     /// [`System::note_rows`](crate::System::note_rows)): rebuilding rows leaves them alone.
     const OBSERVED_FAMILIES: &'static [&'static str] = &[];

@@ -109,7 +109,7 @@ impl SignUp {
 impl Entity for SignUp {
     const KIND: &'static str = "sign_up";
     // Over in a moment, and asked again only when a client repeats.
-    const IDLE: Duration = Duration::from_secs(5);
+    const IDLE: Duration = Duration::from_secs(3);
     const SNAPSHOT_VERSION: u16 = 2;
     type Event = SignUpEvent;
     type Effect = SignUpEffect;

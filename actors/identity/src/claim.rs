@@ -253,7 +253,7 @@ supervision::events! {
 impl Entity for Claim {
     const KIND: &'static str = "claim";
     // Most are looked at once in a while: they shall not pile up.
-    const IDLE: Duration = Duration::from_secs(10);
+    const IDLE: Duration = Duration::from_secs(3);
     type Event = ClaimEvent;
     type Effect = NoEffect;
 

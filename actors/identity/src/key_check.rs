@@ -75,6 +75,11 @@ impl KeyDesk {
         Self { checked: TokenCache::new(capacity, epochs), uses: Mutex::default() }
     }
 
+    /// See [`TokenCache::forget_unused`].
+    pub(crate) fn forget_unused(&self, now_ms: u64) {
+        self.checked.forget_unused(now_ms);
+    }
+
     fn last_use(&self, key: KeyIdentifier, user: UserId, tenant: TenantId) -> Arc<LastUse> {
         let never = || Arc::new(LastUse { user, tenant, used_ms: never(), written_ms: never() });
         self.uses.lock().entry(key).or_insert_with(never).clone()

@@ -339,7 +339,7 @@ impl Mail {
 
 impl Entity for Mail {
     const KIND: &'static str = "mail";
-    const IDLE: Duration = Duration::from_secs(10);
+    const IDLE: Duration = Duration::from_secs(3);
     type Event = MailEvent;
     type Effect = MailEffect;
 

@@ -19,7 +19,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use futures::future::join_all;
 use parking_lot::Mutex;
-use persistence::Generations;
+use persistence::{Generations, KeyRing};
 use serde_json::Value;
 use supervision::{Address, Class, Command, Entity, Handle, Origin, Refusal, System, Timestamp};
 use types::{Caller, CallerKind, JsonBytes, Scopes, SessionId, TenantId, UserId};
@@ -35,11 +35,11 @@ use crate::signing::{Install, Rotate, SigningKeyRing, SigningKeys};
 use crate::signing_keys::{KeyError, KeySet, SigningAlgorithm};
 use crate::tenant::Tenant;
 use crate::throttle::{ADDRESS_ATTEMPTS_MAX, ATTEMPTS_MAX, Pair, Throttle};
-use crate::token::{self, CarriedEpochs, Claims, TOKEN_BYTES_MAX};
+use crate::token::{self, CarriedEpochs, TOKEN_BYTES_MAX};
 use crate::token_cache::{
     self, CACHE_CAPACITY, CredentialDigest, Epochs, OwnerClass, OwnerKey, TokenCache,
 };
-use crate::user::{Account, AuthMethod, EMAIL_LABEL, NAME_LABEL, User};
+use crate::user::{Account, AuthMethod, EMAIL_LABEL, NAME_LABEL, Profile, User};
 use crate::{internal, invalid_token, unix_ms};
 
 /// How many users' last logins are remembered, at most twice over.
@@ -98,15 +98,6 @@ impl Default for IdentitySettings {
     }
 }
 
-/// A user token that is good.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Verified {
-    /// Whom it stands for.
-    pub caller: Caller,
-    /// What it says.
-    pub claims: Claims,
-}
-
 /// A user as the user may be shown. The address and the name are in clear: not for logs.
 #[derive(Clone)]
 pub struct UserView {
@@ -158,12 +149,32 @@ pub struct Identity {
     claim_key: Arc<ClaimKey>,
     keys: Arc<SigningKeys>,
     epochs: Arc<Epochs>,
-    tokens: TokenCache<Verified>,
+    tokens: TokenCache<Caller>,
     pub(crate) api_keys: KeyDesk,
     logins: Mutex<Generations<UserId, Timestamp>>,
     /// Where users live. A user never moves, so this is never wrong.
     homes: Mutex<Generations<UserId, Address<User>>>,
     system: OnceLock<Weak<System>>,
+}
+
+/// A user as the state has it, in one of the user's tenants.
+fn user_view(profile: &Profile, tenant: TenantId, keys: &KeyRing) -> UserView {
+    let membership = profile.memberships.get(&tenant).cloned();
+    let (role, scopes) = membership.map(|it| (it.role, it.scopes)).unwrap_or_default();
+    UserView {
+        id: profile.id,
+        email: profile.email.open(keys, EMAIL_LABEL).unwrap_or_default(),
+        name: profile.name.as_ref().and_then(|name| name.open(keys, NAME_LABEL)),
+        tenant,
+        role,
+        scopes,
+        attributes: profile.attributes.clone(),
+        auth_method: profile.auth_method,
+        email_verified: profile.email_verified,
+        active: profile.active,
+        created_at: profile.created_at,
+        last_login: None,
+    }
 }
 
 impl Identity {
@@ -230,17 +241,13 @@ impl Identity {
     }
 
     /// Whom a bearer token stands for. 401 `invalid_token` for whatever is no good token.
-    pub async fn authenticate(
-        &self,
-        bearer: &str,
-        now: Timestamp,
-    ) -> Result<Arc<Verified>, Refusal> {
+    pub async fn authenticate(&self, bearer: &str, now: Timestamp) -> Result<Arc<Caller>, Refusal> {
         if bearer.len() > TOKEN_BYTES_MAX {
             return Err(invalid_token());
         }
         let digest = CredentialDigest::of(bearer);
         match self.tokens.get(&digest, unix_ms(now)) {
-            Some(verified) => Ok(verified),
+            Some(caller) => Ok(caller),
             None => self.verify(bearer, digest, now).await,
         }
     }
@@ -250,7 +257,7 @@ impl Identity {
         bearer: &str,
         digest: CredentialDigest,
         now: Timestamp,
-    ) -> Result<Arc<Verified>, Refusal> {
+    ) -> Result<Arc<Caller>, Refusal> {
         let (keys, now_ms) = (self.keys.get()?.set, unix_ms(now));
         let IdentitySettings { issuer, audience, .. } = &self.settings;
         let claims = token::verify(&keys, bearer, now_ms, issuer, audience).map_err(|error| {
@@ -262,21 +269,20 @@ impl Identity {
         if !self.is_current(user, session, tenant, claims.epochs).await? {
             return Err(invalid_token());
         }
+        let carried = Box::new(claims.epochs.of_owners(tenant.0, user.0, session.0));
+        let until_ms = claims.expires_at_ms();
         let caller = Caller {
             kind: CallerKind::User,
             credential: None,
             user: Some(user),
             tenant,
             session: Some(session),
-            role: claims.role.clone(),
-            scopes: claims.scopes.iter().cloned().collect(),
+            role: claims.role,
+            scopes: claims.scopes.into_iter().collect(),
             app: None,
         };
-        let verified = token_cache::Verified {
-            carried: Box::new(claims.epochs.of_owners(tenant.0, user.0, session.0)),
-            until_ms: claims.expires_at_ms(),
-            value: Arc::new(Verified { caller, claims }),
-        };
+        // Not the claims: an address in clear is not kept for longer than it is looked at.
+        let verified = token_cache::Verified { carried, until_ms, value: Arc::new(caller) };
         self.tokens.admit(digest, verified, now_ms).ok_or_else(invalid_token)
     }
 
@@ -348,26 +354,14 @@ impl Identity {
         let missing = || Refusal::not_found("user");
         let address = self.user_address(user)?.ok_or_else(missing)?;
         let system = self.system()?;
-        let look = |user: &User| user.profile.clone();
+        let keys = system.clone();
+        let look = move |user: &User| {
+            let profile = user.profile.as_ref();
+            profile.map(|profile| user_view(profile, tenant, keys.journal().keys()))
+        };
         let (users, origin) = (system.directory::<User>(), system.system_origin());
-        let mut profile = users.look(&address, origin, look).await?.ok_or_else(missing)?;
-        let keys = system.journal().keys();
-        let membership = profile.memberships.remove(&tenant);
-        let (role, scopes) = membership.map(|it| (it.role, it.scopes)).unwrap_or_default();
-        Ok(UserView {
-            id: profile.id,
-            email: profile.email.open(keys, EMAIL_LABEL).unwrap_or_default(),
-            name: profile.name.and_then(|name| name.open(keys, NAME_LABEL)),
-            tenant,
-            role,
-            scopes,
-            attributes: profile.attributes,
-            auth_method: profile.auth_method,
-            email_verified: profile.email_verified,
-            active: profile.active,
-            created_at: profile.created_at,
-            last_login: self.logins.lock().get_mut(&user).copied(),
-        })
+        let view = users.look(&address, origin, look).await?.ok_or_else(missing)?;
+        Ok(UserView { last_login: self.logins.lock().get_mut(&user).copied(), ..view })
     }
 
     /// The tenants a user belongs to, at most [`TENANTS_SHOWN_MAX`], the oldest first.
@@ -532,6 +526,8 @@ impl Identity {
     pub async fn housekeep(&self) -> Result<(), Refusal> {
         let now_ms = unix_ms(self.system()?.clock().now());
         self.epochs.prune(now_ms);
+        self.tokens.forget_unused(now_ms);
+        self.api_keys.forget_unused(now_ms);
         self.write_key_uses()?;
         if now_ms < self.next_rotation_ms()? {
             return Ok(());

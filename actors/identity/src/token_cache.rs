@@ -225,13 +225,16 @@ struct Slot<T> {
     verified: Verified<T>,
     /// Set by a hit, taken away when the hand passes: the second chance.
     used: AtomicBool,
+    /// Set by [`TokenCache::forget_unused`], which finds it again: nobody came in between.
+    unused: bool,
     /// See [`Epochs::check_again`].
     checked_at: AtomicU64,
 }
 
 impl<T> Slot<T> {
     fn new(digest: CredentialDigest, verified: Verified<T>) -> Self {
-        Self { digest, verified, used: AtomicBool::new(false), checked_at: AtomicU64::new(0) }
+        let (used, checked_at) = (AtomicBool::new(false), AtomicU64::new(0));
+        Self { digest, verified, used, unused: false, checked_at }
     }
 }
 
@@ -267,6 +270,21 @@ impl<T> Shard<T> {
                 return place;
             }
         }
+    }
+
+    fn forget_unused(&mut self, now_ms: u64) {
+        let held = self.slots.len();
+        self.slots.retain_mut(|slot| {
+            let is_unused = !std::mem::take(slot.used.get_mut());
+            let was_unused = std::mem::replace(&mut slot.unused, is_unused);
+            slot.verified.until_ms > now_ms && !(is_unused && was_unused)
+        });
+        if self.slots.len() == held {
+            return;
+        }
+        let places = self.slots.iter().enumerate();
+        self.index = places.map(|(place, slot)| (slot.digest, place)).collect();
+        self.slots.shrink_to_fit();
     }
 
     fn remove(&mut self, digest: &CredentialDigest) {
@@ -333,6 +351,12 @@ impl<T> TokenCache<T> {
     /// Forgets a credential, so that it is verified anew.
     pub fn remove(&self, digest: &CredentialDigest) {
         self.shard(digest).write().remove(digest);
+    }
+
+    /// Forgets what has expired, and what nobody has shown since the last time but one; once in a
+    /// while is enough.
+    pub fn forget_unused(&self, now_ms: u64) {
+        self.shards.iter().for_each(|shard| shard.write().forget_unused(now_ms));
     }
 
     /// How many credentials are held.
@@ -406,6 +430,22 @@ mod tests {
             epochs.raise(owner(class, id), 0, NOW_MS);
             assert!(!has(&cache, "token"), "an epoch never falls");
         }
+    }
+
+    #[test]
+    fn what_nobody_shows_is_forgotten_after_two_rounds() {
+        let (cache, _) = cache(8);
+        for name in ["shown", "left"] {
+            admit(&cache, name);
+        }
+        cache.forget_unused(NOW_MS);
+        assert_eq!(cache.held_count(), 2);
+        assert!(has(&cache, "shown"));
+        cache.forget_unused(NOW_MS);
+        assert_eq!(cache.held_count(), 1);
+        assert!(has(&cache, "shown") && !has(&cache, "left"));
+        cache.forget_unused(UNTIL_MS);
+        assert_eq!(cache.held_count(), 0, "its time is over");
     }
 
     #[test]
