@@ -17,11 +17,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 use std::{fmt, io, thread};
 
-use argon2::password_hash::{self, PasswordHasher, PasswordVerifier, phc};
-use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Params, Version};
+use argon2::password_hash::phc::{self, ParamsString};
+use argon2::password_hash::{self, PasswordHasher};
+use argon2::{ARGON2ID_IDENT, Algorithm, Argon2, Block, Params, Version};
 use aws_lc_rs::rand;
 use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
@@ -39,6 +41,9 @@ pub const PASSWORD_CHARS_MAX: usize = 128;
 pub const LOGIN_CHARS_MAX: usize = 1024;
 /// Waiting hash jobs beyond which the pool answers [`HashError::Busy`].
 pub const HASH_QUEUE_MAX: usize = 256;
+/// How long a thread keeps the memory of its last hash for the next one: to have it from the system
+/// each time means a page fault for every four of its blocks.
+const MEMORY_KEPT: Duration = Duration::from_secs(5);
 /// How much less urgent than the rest of the server hashing is, as `nice(2)` counts: many logins
 /// at once take the processor that nobody else wants.
 const NICENESS: i32 = 10;
@@ -334,37 +339,65 @@ impl Worker {
     }
 
     fn run(&self, waiting: &Mutex<Receiver<Job>>) {
+        let mut memory = Vec::new();
         loop {
             // The lock is released before the job runs: only the waiting takes turns.
-            let Ok(job) = waiting.lock().recv() else { return };
-            if catch_unwind(AssertUnwindSafe(|| self.work(job))).is_err() {
+            let job = match waiting.lock().recv_timeout(MEMORY_KEPT) {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Timeout) => {
+                    memory = Vec::new();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if catch_unwind(AssertUnwindSafe(|| self.work(job, &mut memory))).is_err() {
                 tracing::error!("A password thread crashed in a job; it goes on with the next.");
+            }
+            if memory.len() > self.params.block_count() {
+                memory = Vec::new();
             }
         }
     }
 
     /// A job whose asker has gone is dropped: nothing is computed for clients that gave up. An
     /// asker that goes while the job runs is no failure either, so the sends may fail.
-    fn work(&self, job: Job) {
+    fn work(&self, job: Job, memory: &mut Vec<Block>) {
         match job {
             Job::Hash { password, reply } if !reply.is_closed() => {
-                let _gone = reply.send(self.hash(&password));
+                let _gone = reply.send(self.hash(&password, memory));
             }
             Job::Verify { password, stored, reply } if !reply.is_closed() => {
-                let _gone = reply.send(self.verify(&password, stored.as_ref()));
+                let _gone = reply.send(self.verify(&password, stored.as_ref(), memory));
             }
             Job::Hash { .. } | Job::Verify { .. } => {}
         }
     }
 
-    fn hash(&self, password: &Password) -> Result<PasswordHash, HashError> {
-        Ok(PasswordHash(self.argon2.hash_password(password.bytes())?.to_string()))
+    fn hash(
+        &self,
+        password: &Password,
+        memory: &mut Vec<Block>,
+    ) -> Result<PasswordHash, HashError> {
+        let mut salt = [0; phc::Salt::RECOMMENDED_LENGTH];
+        rand::fill(&mut salt).map_err(|_| HashError::Failed)?;
+        let salt = phc::Salt::new(&salt).map_err(|_| HashError::Failed)?;
+        let hash = compute(&self.argon2, password, &salt, memory)?;
+        let params = ParamsString::try_from(&self.params).map_err(|_| HashError::Failed)?;
+        let hash = phc::PasswordHash {
+            algorithm: ARGON2ID_IDENT,
+            version: Some(Version::V0x13.into()),
+            params,
+            salt: Some(salt),
+            hash: Some(hash),
+        };
+        Ok(PasswordHash(hash.to_string()))
     }
 
     fn verify(
         &self,
         password: &Password,
         stored: Option<&PasswordHash>,
+        memory: &mut Vec<Block>,
     ) -> Result<Verdict, HashError> {
         if let Some(stored) = stored.filter(|stored| !password_import::is_argon2(stored.as_str())) {
             let is_right = password_import::verify(password.expose(), stored.as_str());
@@ -376,19 +409,25 @@ impl Worker {
         let parsed = phc::PasswordHash::new(stored.unwrap_or(&self.dummy).as_str())
             .map_err(|_| HashError::Stored)?;
         let params = Params::try_from(&parsed).map_err(|_| HashError::Stored)?;
-        let is_whole = parsed.salt.is_some() && parsed.hash.is_some();
-        let is_affordable =
-            params.m_cost() <= STORED_MEMORY_KIB_MAX && params.t_cost() <= STORED_PASSES_MAX;
-        if !is_whole || !is_affordable {
+        let (Some(salt), Some(expected)) = (parsed.salt, parsed.hash) else {
+            return Err(HashError::Stored);
+        };
+        if params.m_cost() > STORED_MEMORY_KIB_MAX || params.t_cost() > STORED_PASSES_MAX {
             return Err(HashError::Stored);
         }
-        match self.argon2.verify_password(password.bytes(), &parsed) {
-            Ok(()) if stored.is_none() => Ok(Verdict::NoMatch),
-            Ok(()) if self.is_present(&parsed, &params) => Ok(Verdict::Match),
-            Ok(()) => Ok(Verdict::MatchNeedsRehash),
-            Err(password_hash::Error::PasswordInvalid) => Ok(Verdict::NoMatch),
-            Err(password_hash::Error::OutOfMemory) => Err(HashError::Failed),
-            Err(_) => Err(HashError::Stored),
+        let algorithm = Algorithm::try_from(parsed.algorithm.as_str());
+        let version = parsed.version.map_or(Ok(Version::default()), Version::try_from);
+        let (Ok(algorithm), Ok(version)) = (algorithm, version) else {
+            return Err(HashError::Stored);
+        };
+        let is_present = self.is_present(&parsed, &params);
+        let argon2 = Argon2::new(algorithm, version, params);
+        // Compared in constant time by the library's type.
+        match compute(&argon2, password, &salt, memory)? == expected {
+            true if stored.is_none() => Ok(Verdict::NoMatch),
+            true if is_present => Ok(Verdict::Match),
+            true => Ok(Verdict::MatchNeedsRehash),
+            false => Ok(Verdict::NoMatch),
         }
     }
 
@@ -399,6 +438,26 @@ impl Worker {
             && params.t_cost() == self.params.t_cost()
             && params.p_cost() == self.params.p_cost()
     }
+}
+
+/// The hash itself. `memory` grows to what it takes.
+fn compute(
+    argon2: &Argon2<'_>,
+    password: &Password,
+    salt: &phc::Salt,
+    memory: &mut Vec<Block>,
+) -> Result<phc::Output, HashError> {
+    let blocks = argon2.params().block_count();
+    if memory.len() < blocks {
+        memory.resize(blocks, Block::default());
+    }
+    let mut output = [0; phc::Output::MAX_LENGTH];
+    let length = argon2.params().output_len().unwrap_or(Params::DEFAULT_OUTPUT_LEN);
+    let output = output.get_mut(..length).ok_or(HashError::Stored)?;
+    let memory = &mut memory[..blocks];
+    let filled = argon2.hash_password_into_with_memory(password.bytes(), salt, output, memory);
+    filled.map_err(|_| HashError::Stored)?;
+    phc::Output::new(output).map_err(|_| HashError::Stored)
 }
 
 #[cfg(test)]
