@@ -7,8 +7,6 @@
 //! A service names the tenant that it acts in, and may name a user that it acts for: both must be
 //! there, be on and belong together, and the records of what it does name the user beside it.
 
-use std::net::{IpAddr, Ipv6Addr};
-
 use axum::extract::{FromRequestParts, MatchedPath};
 use axum::http::request::Parts;
 use identity::api_key::is_api_key;
@@ -22,6 +20,7 @@ use crate::admission::Place;
 use crate::api_keys;
 use crate::app::App;
 use crate::front::Peer;
+use crate::places;
 use crate::problem::Problem;
 
 /// The service token's digest; the token itself is not kept.
@@ -249,16 +248,6 @@ pub struct Anyone {
     pub device_token: Option<String>,
 }
 
-/// The network that an address stands for: whoever has an IPv6 address has the 2^64 around it.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
-        }
-        address => address,
-    }
-}
-
 impl FromRequestParts<App> for Member {
     type Rejection = Problem;
 
@@ -344,7 +333,7 @@ impl FromRequestParts<App> for Anyone {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let peer = parts.extensions.get::<Peer>().map(|peer| network(peer.0.ip()));
+        let peer = parts.extensions.get::<Peer>().map(|peer| places::client(peer.0.ip()));
         if let Some(address) = peer {
             app.admission.enter_anonymous(address)?;
         }
@@ -382,16 +371,5 @@ mod tests {
         let stranger = parts("192.0.2.1:5", None);
         assert!(!MetricsFor::Loopback.is_open_to(&stranger));
         assert!(MetricsFor::Everyone.is_open_to(&stranger));
-    }
-
-    #[test]
-    fn an_address_counts_as_its_network() {
-        for (address, counted) in [
-            ("192.0.2.7", "192.0.2.7"),
-            ("::ffff:192.0.2.7", "192.0.2.7"),
-            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
-        ] {
-            assert_eq!(network(address.parse().unwrap()).to_string(), counted);
-        }
     }
 }

@@ -1,4 +1,5 @@
-//! How many connections one address may have, so that one client cannot take all places.
+//! Who is one client among network addresses, and how many connections one may have, so that it
+//! cannot take all places.
 //!
 //! An IPv6 client is its /64, which is the least that a provider hands out; an IPv4 address in
 //! IPv6 clothes is the IPv4 address. Loopback is not counted: what is on this machine is ours, or
@@ -61,8 +62,8 @@ impl Drop for Taken {
     }
 }
 
-/// The client that an address belongs to.
-fn client(address: IpAddr) -> IpAddr {
+/// The client that an address belongs to, as everything counts it.
+pub(crate) fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
             let client = address.to_bits() >> CLIENT_BITS << CLIENT_BITS;
@@ -90,6 +91,18 @@ mod tests {
         drop(held);
         assert!(places.take(ip("192.0.2.1")).is_some());
         assert!(places.counts.lock().is_empty(), "nobody is remembered for nothing");
+    }
+
+    #[test]
+    fn an_address_counts_as_its_client() {
+        for (address, counted) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("::1", "::1"),
+        ] {
+            assert_eq!(client(ip(address)).to_string(), counted);
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ const UNDOCUMENTED: &[&str] = &[
     "/assets/{file}",
     "/console",
     "/console/{file}",
+    "/device",
     "/docs",
     "/docs/{file}",
     "/health",

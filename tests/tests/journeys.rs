@@ -27,6 +27,15 @@ mod tokens;
 #[path = "journeys/roles.rs"]
 mod roles;
 
+#[path = "journeys/users.rs"]
+mod users;
+
+#[path = "journeys/devices.rs"]
+mod devices;
+
+#[path = "journeys/taking_back.rs"]
+mod taking_back;
+
 #[path = "journeys/wallets.rs"]
 mod wallets;
 

@@ -2,9 +2,11 @@
 //!
 //! A tenant has one [`wallet`]. Whatever spends goes through it and through nothing else, so that
 //! its books balance by themselves. [`numbers`] hands out integer ids, [`plans`] is the catalogue;
-//! [`sign_up`] makes a person a user with a tenant and a wallet; [`verification`] is what the
+//! [`sign_up`] makes a person a user with a tenant and a wallet, [`new_member`] one whom another
+//! tenant has asked for; [`verification`] is what the
 //! e-mail address is good for once it is verified.
 
+pub mod new_member;
 pub mod numbers;
 pub mod plans;
 pub mod sign_up;
@@ -15,5 +17,9 @@ use supervision::system::SystemBuilder;
 
 /// Registers this crate's kinds.
 pub fn register(builder: SystemBuilder) -> SystemBuilder {
-    builder.kind::<wallet::Wallet>().kind::<numbers::Numbers>().kind::<sign_up::SignUp>()
+    builder
+        .kind::<wallet::Wallet>()
+        .kind::<numbers::Numbers>()
+        .kind::<sign_up::SignUp>()
+        .kind::<new_member::NewMember>()
 }

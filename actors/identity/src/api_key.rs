@@ -6,6 +6,8 @@
 //! - A claim says whose a key is; that the key exists is said here alone. So a key is good from the
 //!   commit of its creation to the commit of its deletion, whatever became of the claim.
 //! - A key that was made with another key lives no longer than that one.
+//! - A key counts under the standing that its owner had when it was made ([`MadeUnder`]): who left
+//!   the tenant and came back makes new ones.
 //! - The number of keys is counted in the turn that makes one: it is never exceeded.
 //!
 //! Deliberate limits
@@ -35,6 +37,9 @@ use zeroize::Zeroizing;
 use crate::claim::{Claim, ClaimKey, Namespace, Retire, claim_address};
 use crate::token_cache::{CredentialDigest, Epochs, OwnerClass, OwnerKey};
 use crate::unix_ms;
+use crate::user::MadeUnder;
+
+mod past;
 
 /// How many keys one user may have in one tenant.
 pub const KEYS_MAX: usize = 100;
@@ -175,6 +180,8 @@ pub struct ApiKey {
     pub created_at: Timestamp,
     /// From when on it is refused.
     pub expires_at: Option<Timestamp>,
+    /// Under which standing of its owner.
+    pub made_under: MadeUnder,
 }
 
 impl ApiKey {
@@ -255,7 +262,7 @@ supervision::events! {
     /// What happens to a user's keys.
     pub enum ApiKeyEvent {
         /// One more.
-        Created(KeyCreated) = "created", 1;
+        Created(KeyCreated) = "created", 2, was 1 as past::KeyCreatedV1;
         /// One was deleted.
         Deleted(KeyEnded) = "deleted", 1;
         /// The time of one is over.
@@ -279,6 +286,7 @@ impl Entity for ApiKeys {
     const KIND: &'static str = "api_keys";
     const OBSERVED_FAMILIES: &'static [&'static str] = &[USES_FAMILY];
     const PUBLISHED: bool = true;
+    const SNAPSHOT_VERSION: u16 = 2;
     type Event = ApiKeyEvent;
     type Effect = ApiKeyEffect;
 
@@ -374,6 +382,8 @@ pub struct CreateKey {
     pub made_with: Option<KeyIdentifier>,
     /// From when on it is refused.
     pub expires_at: Option<Timestamp>,
+    /// Under which standing of its owner. One that is made with another key stands as that does.
+    pub made_under: MadeUnder,
 }
 
 impl CreateKey {
@@ -418,19 +428,30 @@ impl Handle<CreateKey> for ApiKeys {
         command.check(now)?;
         turn.state().check_room()?;
         let CreateKey { user, tenant, id, name, scopes, shown, hash, maker, .. } = command;
-        let mut expires_at = command.expires_at;
+        let (mut expires_at, mut made_under) = (command.expires_at, command.made_under);
         if let Some(with) = command.made_with {
             let with = turn.state().get(with).filter(|with| !with.is_expired(now));
-            let limit = with.ok_or_else(crate::key_check::invalid_key)?.expires_at;
-            expires_at = expires_at.into_iter().chain(limit).min();
+            let with = with.ok_or_else(crate::key_check::invalid_key)?;
+            expires_at = expires_at.into_iter().chain(with.expires_at).min();
+            made_under = with.made_under;
         }
         if turn.state().get(id).is_some() {
             return Err(Refusal::conflict("already_exists", "there is such a key already"));
         }
         let made_with = command.made_with;
         let created_at = now;
-        let key =
-            ApiKey { id, name, scopes, shown, hash, maker, made_with, created_at, expires_at };
+        let key = ApiKey {
+            id,
+            name,
+            scopes,
+            shown,
+            hash,
+            maker,
+            made_with,
+            created_at,
+            expires_at,
+            made_under,
+        };
         turn.record(ApiKeyEvent::Created(KeyCreated { user, tenant, key: key.clone() }));
         Ok(key)
     }
@@ -453,6 +474,28 @@ impl Handle<DeleteKey> for ApiKeys {
     fn handle(turn: &mut Turn<'_, Self>, command: DeleteKey) -> Result<(), Refusal> {
         let key = turn.state().get(command.key).cloned();
         end(turn, &key.ok_or_else(no_key)?, ApiKeyEvent::Deleted);
+        Ok(())
+    }
+}
+
+/// Ends the keys that count no more.
+pub struct EndOld {
+    /// Those that were made under less.
+    pub from: MadeUnder,
+}
+
+impl Command for EndOld {
+    const NAME: &'static str = "end_old_api_keys";
+    const ESSENTIAL: bool = true;
+}
+
+impl Handle<EndOld> for ApiKeys {
+    type Reply = ();
+
+    fn handle(turn: &mut Turn<'_, Self>, EndOld { from }: EndOld) -> Result<(), Refusal> {
+        let is_old = |key: &&ApiKey| !key.made_under.counts(from);
+        let old: Vec<_> = turn.state().newest_first().filter(is_old).cloned().collect();
+        old.iter().for_each(|key| end(turn, key, ApiKeyEvent::Deleted));
         Ok(())
     }
 }
@@ -483,7 +526,25 @@ mod tests {
             maker: Maker::Platform,
             made_with: None,
             expires_at: None,
+            made_under: MadeUnder { user_epoch: 2, membership: 5 },
         }
+    }
+
+    #[test]
+    fn keys_from_an_earlier_standing_end_and_what_was_made_with_them_too() {
+        let given = Given::<ApiKeys>::nothing().when(create(1)).then();
+        let later = MadeUnder { user_epoch: 3, membership: 9 };
+        let given = given.when(CreateKey { made_under: later, ..create(2) }).then();
+        let with = CreateKey { made_under: later, made_with: Some(KeyIdentifier(1)), ..create(3) };
+        let given = given.when(with).then();
+        let then = given.when(EndOld { from: MadeUnder { user_epoch: 0, membership: 5 } });
+        assert!(then.events.is_empty(), "these are as new");
+        let then = then.given.when(EndOld { from: MadeUnder { user_epoch: 3, membership: 0 } });
+        assert_eq!(then.effects.len(), 2);
+        let left: Vec<_> = then.given.state().newest_first().map(|key| key.id.0).collect();
+        assert_eq!(left, [2]);
+        let rejoined = EndOld { from: MadeUnder { user_epoch: 0, membership: 10 } };
+        assert_eq!(then.given.when(rejoined).effects.len(), 1);
     }
 
     #[test]

@@ -10,8 +10,8 @@
 //!
 //! Deliberate limits
 //! - [`Identity::open_session`] asks for no second factor: who calls it vouches for the user.
-//! - An operator cannot take a factor from a user: who has lost all of them, recovery codes
-//!   included, needs another account.
+//! - Who has lost all of them, recovery codes included, needs somebody else's help:
+//!   [`crate::factor_removal`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -141,7 +141,7 @@ impl Identity {
     }
 
     /// Looks at a user's second factors; `None` when none was ever enrolled.
-    async fn look_at_factors<R: Send + 'static>(
+    pub(crate) async fn look_at_factors<R: Send + 'static>(
         &self,
         system: &System,
         user: UserId,
@@ -264,6 +264,19 @@ impl Identity {
         let opened = self.stages.open::<Stage>(Purpose::Login, login_token, system.clock().now());
         let here = self.stages.digest("address", address);
         opened.filter(|(stage, _)| stage.address == here).ok_or_else(invalid_login_token)
+    }
+
+    /// Who has shown the password, and to which tenant they log in. 401 `invalid_login_token`.
+    pub(crate) async fn half_logged_in(
+        &self,
+        system: &System,
+        login_token: &str,
+        address: &str,
+    ) -> Result<(UserId, TenantId), Refusal> {
+        let (stage, _) = self.open_login_token(system, login_token, address)?;
+        let account = self.account(stage.user, Some(stage.tenant)).await?;
+        let stands = account.is_some_and(|account| account.active && stage.stands_for(&account));
+        stands.then_some((stage.user, stage.tenant)).ok_or_else(invalid_login_token)
     }
 
     /// What a passkey has to answer to complete a login (`PublicKeyCredentialRequestOptionsJSON`).

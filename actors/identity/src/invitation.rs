@@ -9,8 +9,9 @@
 //! - Only the user whom the address belongs to accepts.
 //!
 //! Deliberate limits
-//! - The role is one of the tenant's when it invites; whether it still is, is asked when it is
-//!   accepted, and then the invitation is used up.
+//! - The role is one of the tenant's when it invites, and within the rights of whoever invites.
+//!   Whether that still holds is asked when it is accepted ([`crate::tenant::Admit`]), and then
+//!   the invitation is used up.
 //! - The address is sealed under a personal key of the invitation's own id, as long as nobody knows
 //!   whose it is.
 //!
@@ -26,12 +27,12 @@ use supervision::{
     Address, Class, Command, EffectContext, Entity, Handle, Need, Origin, Process, Refusal,
     RowDraft, System, Timestamp, Turn,
 };
-use types::{InvitationId, Personal, Scopes, TenantId, UserId, home_of, owner_of_tenant};
+use types::{InvitationId, Personal, RoleIdentifier, TenantId, UserId, home_of, owner_of_tenant};
 
 use crate::claim::{Claim, EmailAddress};
 use crate::mail::{self, Draft, Letter};
 use crate::service::Identity;
-use crate::tenant::{AddMember, Tenant};
+use crate::tenant::{Admit, Inviter, Tenant};
 
 /// The family of the rows of open invitations.
 pub const INVITATIONS_FAMILY: &str = "invitation";
@@ -84,12 +85,66 @@ pub struct Invited {
     pub email_tag: String,
     /// As what.
     pub role: String,
-    /// By whom; `None` for a service.
+    /// The role's id, where it is one of the tenant's own.
+    pub role_id: Option<RoleIdentifier>,
+    /// By whom; `None` for a service that acts for nobody.
+    pub invited_by: Option<UserId>,
+    /// On whose word.
+    pub inviter: Inviter,
+    /// Since when.
+    pub created_at: Timestamp,
+    /// Until when it can be accepted.
+    pub expires_at: Timestamp,
+}
+
+/// A row of [`INVITATIONS_FAMILY`], which is what was recorded as version 1 too.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InvitationRow {
+    /// The invitation's id.
+    pub id: InvitationId,
+    /// To where.
+    pub tenant: TenantId,
+    /// Who, sealed as [`EMAIL_LABEL`].
+    pub email: Personal,
+    /// The keyed hash of the address, as its claim is named.
+    pub email_tag: String,
+    /// As what.
+    pub role: String,
+    /// By whom; `None` for a service that acts for nobody.
     pub invited_by: Option<UserId>,
     /// Since when.
     pub created_at: Timestamp,
     /// Until when it can be accepted.
     pub expires_at: Timestamp,
+}
+
+impl From<InvitationRow> for Invited {
+    fn from(row: InvitationRow) -> Self {
+        let InvitationRow { id, tenant, email, email_tag, role, invited_by, .. } = row;
+        let (created_at, expires_at) = (row.created_at, row.expires_at);
+        // Which role of its own the tenant meant was not recorded: it is asked for again.
+        let (role_id, inviter) = (None, invited_by.map_or(Inviter::Service, Inviter::Member));
+        Self {
+            id,
+            tenant,
+            email,
+            email_tag,
+            role,
+            role_id,
+            invited_by,
+            inviter,
+            created_at,
+            expires_at,
+        }
+    }
+}
+
+impl From<Invited> for InvitationRow {
+    fn from(invited: Invited) -> Self {
+        let Invited { id, tenant, email, email_tag, role, invited_by, .. } = invited;
+        let (created_at, expires_at) = (invited.created_at, invited.expires_at);
+        Self { id, tenant, email, email_tag, role, invited_by, created_at, expires_at }
+    }
 }
 
 /// The mail is on its way.
@@ -126,7 +181,7 @@ supervision::events! {
     /// What happens to an invitation.
     pub enum InvitationEvent {
         /// Somebody was invited.
-        Invited(Invited) = "invited", 1;
+        Invited(Invited) = "invited", 2, was 1 as InvitationRow;
         /// The mail is on its way.
         Mailed(Mailed) = "mailed", 1;
         /// It was accepted.
@@ -150,9 +205,6 @@ pub enum InvitationEffect {
     /// The tenant's taking in of this user.
     Join(Box<Invited>, UserId),
 }
-
-/// A row of [`INVITATIONS_FAMILY`].
-pub type InvitationRow = Invited;
 
 /// What the rows of a tenant's open invitations begin with.
 pub(crate) fn rows_prefix(tenant: TenantId) -> Vec<u8> {
@@ -206,6 +258,7 @@ impl Invitation {
 
 impl Entity for Invitation {
     const KIND: &'static str = "invitation";
+    const SNAPSHOT_VERSION: u16 = 2;
     type Event = InvitationEvent;
     type Effect = InvitationEffect;
 
@@ -240,7 +293,8 @@ impl Entity for Invitation {
         };
         match (event, &self.terms) {
             (InvitationEvent::Invited(it), _) => {
-                put(it, codec::encode(it).ok(), codec::encode(&it.id).ok());
+                let row = InvitationRow::from(it.clone());
+                put(it, codec::encode(&row).ok(), codec::encode(&it.id).ok());
             }
             (
                 InvitationEvent::Accepted(_)
@@ -295,9 +349,7 @@ impl Entity for Invitation {
             },
             InvitationEffect::Join(invited, user) => {
                 match join(&system, &invited, user, &origin).await {
-                    Err(refusal) if matches!(refusal.class, Class::Busy | Class::InDoubt) => {
-                        Err(refusal)
-                    }
+                    Err(refusal) if refusal.class.may_pass() => Err(refusal),
                     outcome => {
                         let joined = Joined { refusal: outcome.err() };
                         invitations.ask(&address, NoteJoined(joined), origin).await
@@ -360,10 +412,13 @@ async fn join(
     user: UserId,
     origin: &Origin,
 ) -> Result<(), Refusal> {
-    let rights = Scopes::all();
-    let add = AddMember { user, role: invited.role.clone(), rights, is_new: true };
     let identity = system.port::<Identity>();
-    identity.change_members(invited.tenant, add, origin.clone()).await
+    if let Inviter::Operator(by) = invited.inviter {
+        identity.check_operator(by).await?;
+    }
+    let Invited { role, role_id, inviter, .. } = invited.clone();
+    let admit = Admit { user, role, role_id, inviter };
+    identity.change_members(invited.tenant, admit, origin.clone()).await
 }
 
 /// Invites an address. 409 `already_invited` while another invitation to the same tenant is open.
@@ -379,8 +434,12 @@ pub struct Invite {
     pub email_tag: String,
     /// As what.
     pub role: String,
-    /// By whom; `None` for a service.
+    /// The role's id, where it is one of the tenant's own.
+    pub role_id: Option<RoleIdentifier>,
+    /// By whom; `None` for a service that acts for nobody.
     pub invited_by: Option<UserId>,
+    /// On whose word.
+    pub inviter: Inviter,
 }
 
 impl Command for Invite {
@@ -395,7 +454,7 @@ impl Handle<Invite> for Invitation {
     }
 
     fn handle(turn: &mut Turn<'_, Self>, command: Invite) -> Result<Invited, Refusal> {
-        let Invite { id, tenant, email, email_tag, role, invited_by } = command;
+        let Invite { id, tenant, email, email_tag, role, role_id, invited_by, inviter } = command;
         let key = invited_key(tenant, &email_tag);
         if turn.state().terms.is_some() || turn.found_row(INVITED_FAMILY, &key).is_some() {
             let message = "this address has an open invitation; take it back first";
@@ -403,8 +462,18 @@ impl Handle<Invite> for Invitation {
         }
         let email = Personal::seal(turn.keys(), UserId(id.0), EMAIL_LABEL, email.as_str())?;
         let (created_at, expires_at) = (turn.now(), turn.now().plus_ms(LIFE_MS));
-        let invited =
-            Invited { id, tenant, email, email_tag, role, invited_by, created_at, expires_at };
+        let invited = Invited {
+            id,
+            tenant,
+            email,
+            email_tag,
+            role,
+            role_id,
+            invited_by,
+            inviter,
+            created_at,
+            expires_at,
+        };
         turn.record(InvitationEvent::Invited(invited.clone()));
         turn.effect(InvitationEffect::Mail(Box::new(invited.clone())));
         Ok(invited)

@@ -6,13 +6,12 @@ use types::{Caller, InvitationId, Scopes, TenantId, UserId, owner_of_tenant};
 
 use crate::claim::{Claim, EmailAddress};
 use crate::invitation::{
-    Accept, EMAIL_LABEL, INVITATIONS_FAMILY, Invitation, InvitationRow, Invite, Invited, Revoke,
-    rows_prefix,
+    Accept, EMAIL_LABEL, INVITATIONS_FAMILY, Invitation, InvitationRow, Invite, Revoke, rows_prefix,
 };
 use crate::mail_link::{LinkKey, Purpose};
-use crate::role::check_within;
+use crate::role::{OPERATOR_ROLE, check_within};
 use crate::service::Identity;
-use crate::tenant::Tenant;
+use crate::tenant::{Inviter, Tenant, void as joining_void};
 
 /// An open invitation, as the tenant's members may see it. The address is in clear: not for logs.
 #[derive(Clone)]
@@ -23,7 +22,7 @@ pub struct InvitationView {
     pub email: String,
     /// As what.
     pub role: String,
-    /// By whom; `None` for a service.
+    /// By whom; `None` for a service that acts for nobody.
     pub invited_by: Option<UserId>,
     /// Since when.
     pub created_at: Timestamp,
@@ -33,10 +32,22 @@ pub struct InvitationView {
 
 impl InvitationView {
     /// An invitation to an address in clear.
-    pub fn new(invited: Invited, email: String) -> Self {
-        let Invited { id, role, invited_by, created_at, expires_at, .. } = invited;
+    pub fn new(invited: impl Into<InvitationRow>, email: String) -> Self {
+        let invited = invited.into();
+        let InvitationRow { id, role, invited_by, created_at, expires_at, .. } = invited;
         Self { id, email, role, invited_by, created_at, expires_at }
     }
+}
+
+/// Who invites: on whose word, in whose name, and what they may give now.
+#[derive(Clone, Debug)]
+pub struct Inviting {
+    /// On whose word.
+    pub inviter: Inviter,
+    /// In whose name.
+    pub by: Option<UserId>,
+    /// What they may give.
+    pub rights: Scopes,
 }
 
 /// Where somebody has joined.
@@ -59,9 +70,9 @@ impl Identity {
         tenant: TenantId,
         email: &str,
         role: String,
-        by: (Option<UserId>, Scopes),
+        inviting: Inviting,
     ) -> Result<Invite, Refusal> {
-        let (invited_by, rights) = by;
+        let Inviting { inviter, by: invited_by, rights } = inviting;
         let (email, system) = (EmailAddress::new(email)?, self.system()?);
         self.admit_mail(&tenant.to_string())?;
         if !self.may_mail(&email)? {
@@ -76,10 +87,11 @@ impl Identity {
         let found = move |it: &Tenant| {
             let members = it.details.as_ref().map(|it| &it.members);
             let is_member = members.zip(owner).is_some_and(|(it, owner)| it.contains_key(&owner));
-            (it.staff.covers(tenant, &wanted), is_member)
+            let role_id = it.staff.role_id(tenant, &wanted);
+            (it.staff.covers(tenant, &wanted), role_id, is_member)
         };
         let found = self.look_tenant(tenant, found).await?;
-        let (covered, is_member) = found.ok_or_else(|| Refusal::not_found("tenant"))?;
+        let (covered, role_id, is_member) = found.ok_or_else(|| Refusal::not_found("tenant"))?;
         let covered = covered.ok_or_else(|| Refusal::invalid("role", "there is no such role"))?;
         check_within(&covered, &rights)?;
         if is_member {
@@ -87,10 +99,19 @@ impl Identity {
             return Err(Refusal::conflict("already_member", message));
         }
         let email_tag = claim.id().to_owned();
-        Ok(Invite { id, tenant, email, email_tag, role, invited_by })
+        Ok(Invite { id, tenant, email, email_tag, role, role_id, invited_by, inviter })
     }
 
-    fn invitation_view(&self, invited: Invited) -> Result<InvitationView, Refusal> {
+    /// 410 `invitation_void` unless this user is an operator now.
+    pub(crate) async fn check_operator(&self, user: UserId) -> Result<(), Refusal> {
+        let account = self.account(user, Some(TenantId::SYSTEM)).await?;
+        let account = account.filter(|account| account.active);
+        let membership = account.and_then(|account| account.membership);
+        let is_operator = membership.is_some_and(|(_, it)| it.scopes.covers(OPERATOR_ROLE));
+        is_operator.then_some(()).ok_or_else(joining_void)
+    }
+
+    fn invitation_view(&self, invited: InvitationRow) -> Result<InvitationView, Refusal> {
         let keys = self.system()?.journal().keys().clone();
         let email = invited.email.open(&keys, EMAIL_LABEL).unwrap_or_default();
         Ok(InvitationView::new(invited, email))
@@ -143,7 +164,8 @@ impl Identity {
     }
 
     /// Accepts an invitation for the caller's user, and waits until the user is a member. 410 when
-    /// it is over, 403 `other_address`, 409 when the tenant or the user has no room.
+    /// it is over, 403 `other_address`, 409 when the tenant or the user has no room or the role is
+    /// no more, 410 `invitation_void` when whoever invited may not any more.
     pub async fn accept_invitation(
         &self,
         address: Address<Invitation>,
@@ -159,11 +181,7 @@ impl Identity {
         let email_tag = email.claim(self.claim_key()).id().to_owned();
         let accept = Accept { user: me.id, email_tag, may_repeat };
         invitations.ask(&address, accept, origin.clone()).await?;
-        invitations.wait(&address, origin.clone()).await?.map_err(|refusal| {
-            // The role is gone: that is no mistake of whoever accepts.
-            let is_invalid = refusal.class == Class::Invalid;
-            if is_invalid { Refusal::conflict("role_gone", refusal.message) } else { refusal }
-        })?;
+        invitations.wait(&address, origin.clone()).await??;
         let terms = |it: &Invitation| it.terms.as_ref().map(|it| (it.tenant, it.role.clone()));
         let terms = invitations.look(&address, origin, terms).await?;
         let (tenant, role) = terms.ok_or_else(|| Refusal::not_found("invitation"))?;

@@ -5,7 +5,7 @@
 //!   ends it, or changes what its owner may do, raises an epoch before it is acknowledged: the next
 //!   check looks again.
 //! - A key covers what its owner may do in its tenant when it is used, cut down to what it was made
-//!   for. It is good only while user, membership and tenant are.
+//!   for. It is good only while user, membership and tenant are, and for no later membership.
 //! - A key is never made for more than the credential that asks for it covers.
 //!
 //! Deliberate limits
@@ -24,16 +24,18 @@ use supervision::{Address, Class, Entity, Origin, Refusal, System, Timestamp};
 use types::{Caller, CallerKind, KeyIdentifier, Page, Scopes, TenantId, UserId, owner_of_user};
 
 use crate::api_key::{
-    self, ApiKey, ApiKeys, CreateKey, DeleteKey, ENDED_EPOCH, KEYS_MAX, KeyHash, KeySecret, Maker,
-    USES_FAMILY,
+    self, ApiKey, ApiKeys, CreateKey, DeleteKey, ENDED_EPOCH, EndOld, KEYS_MAX, KeyHash, KeySecret,
+    Maker, USES_FAMILY,
 };
 use crate::claim::{Claim, ClaimTarget, Confirm, Reserve};
 use crate::service::Identity;
+use crate::session::Session;
 use crate::tenant::Tenant;
 use crate::token_cache::{
     CarriedEpoch, CredentialDigest, Epochs, OwnerClass, OwnerKey, TokenCache, Verified,
 };
-use crate::{internal, unix_ms};
+use crate::user::MadeUnder;
+use crate::{internal, invalid_token, unix_ms};
 
 /// How often a check begins again when what it looked at changed under it.
 const CHECKS_MAX: u32 = 3;
@@ -154,6 +156,7 @@ impl Identity {
             maker,
             made_with: caller.credential.filter(|_| is_key).map(KeyIdentifier),
             expires_at,
+            made_under: MadeUnder::default(),
         };
         Ok(KeyDraft { secret, address: ApiKeys::address(user, tenant), create })
     }
@@ -164,7 +167,7 @@ impl Identity {
     pub async fn claim_api_key(
         &self,
         caller: &Caller,
-        create: CreateKey,
+        mut create: CreateKey,
         origin: Origin,
     ) -> Result<CreateKey, Refusal> {
         let system = self.system()?;
@@ -175,6 +178,7 @@ impl Identity {
             return Err(Refusal::new(Class::Forbidden, "scope_not_held", message));
         }
         let CreateKey { user, tenant, hash, .. } = create;
+        create.made_under = self.made_under(&system, caller, user, tenant).await?;
         let keys = system.directory::<ApiKeys>();
         let address = ApiKeys::address(user, tenant);
         keys.look(&address, origin.clone(), ApiKeys::check_room).await??;
@@ -183,6 +187,47 @@ impl Identity {
         claims.ask(&claim, Reserve { holder }, origin.clone()).await?;
         claims.ask(&claim, Confirm { holder, target }, origin).await?;
         Ok(create)
+    }
+
+    /// Under which standing a caller makes a key now. 401 when the login is over.
+    async fn made_under(
+        &self,
+        system: &System,
+        caller: &Caller,
+        user: UserId,
+        tenant: TenantId,
+    ) -> Result<MadeUnder, Refusal> {
+        let account = self.account(user, Some(tenant)).await?;
+        let account = account.filter(|it| it.active && it.membership.is_some());
+        let account = account.ok_or_else(invalid_token)?;
+        // A body may arrive long after its credential was checked. What ended the login before the
+        // account was looked at is seen here; what ends it later ends the key by its number.
+        if let Some(session) = caller.session {
+            let address = Session::address(session, user, tenant);
+            let sessions_from = account.sessions_from;
+            let stands = move |it: &Session| it.stands(sessions_from);
+            let sessions = system.directory::<Session>();
+            if !sessions.look(&address, system.system_origin(), stands).await? {
+                return Err(invalid_token());
+            }
+        }
+        Ok(account.made_under())
+    }
+
+    /// Ends a user's keys in a tenant that count no more.
+    pub(crate) async fn end_old_keys(
+        &self,
+        user: UserId,
+        tenant: TenantId,
+        origin: Origin,
+    ) -> Result<(), Refusal> {
+        let (system, address) = (self.system()?, ApiKeys::address(user, tenant));
+        if system.locate(ApiKeys::KIND, address.id()).is_none() {
+            return Ok(());
+        }
+        let Some(account) = self.account(user, Some(tenant)).await? else { return Ok(()) };
+        let end = EndOld { from: account.keys_from };
+        system.directory::<ApiKeys>().ask(&address, end, origin).await
     }
 
     /// Whom an API key stands for. 401 `invalid_api_key` for whatever is no good key.
@@ -256,7 +301,9 @@ impl Identity {
         let (Some(key), Some(account), Some(tenant_epoch)) = (key, account, tenant_epoch) else {
             return Ok(None);
         };
-        let Some((_, membership)) = account.membership else { return Ok(None) };
+        let made_under = key.made_under;
+        let membership = account.membership.filter(|_| made_under.counts(account.keys_from));
+        let Some((_, membership)) = membership else { return Ok(None) };
         let caller = Caller {
             kind: CallerKind::ApiKey,
             credential: Some(id.0),

@@ -10,7 +10,10 @@
 mod acting;
 pub mod api_key;
 pub mod claim;
+pub mod device_login;
+pub mod device_sign_in;
 pub mod factor_login;
+pub mod factor_removal;
 pub mod invitation;
 mod inviting;
 pub mod key_check;
@@ -42,13 +45,14 @@ pub mod token;
 pub mod token_cache;
 pub mod totp;
 pub mod user;
+pub mod user_settings;
 
 use std::sync::Arc;
 
 use supervision::system::SystemBuilder;
 use supervision::{Address, Class, Entity, Home, OwnerKey, Refusal, Timestamp};
 
-pub use inviting::{InvitationView, Joining};
+pub use inviting::{InvitationView, Inviting, Joining};
 pub use service::{Identity, IdentitySettings};
 
 /// Registers the kinds, and the ports that this crate and those to its right use: [`Identity`],
@@ -68,6 +72,8 @@ pub fn register(builder: SystemBuilder, identity: &Arc<Identity>) -> SystemBuild
         .kind::<mail_link::MailLink>()
         .kind::<second_factor::SecondFactors>()
         .kind::<sign_in_policy::SignInPolicy>()
+        .kind::<device_login::DeviceLogin>()
+        .kind::<user_settings::UserSettings>()
         .port(identity.clone())
         .port(identity.claim_key().clone())
         .port(identity.epochs().clone())

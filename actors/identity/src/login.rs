@@ -116,6 +116,10 @@ fn invalid_credentials() -> Refusal {
     Refusal::new(Class::Unauthenticated, "invalid_credentials", message)
 }
 
+fn tenant_inactive() -> Refusal {
+    Refusal::new(Class::Forbidden, "tenant_inactive", "this tenant is switched off")
+}
+
 pub(crate) fn too_many_attempts(retry_after_ms: u64) -> Refusal {
     let message = "too many login attempts for this account from here";
     Refusal::new(Class::TooMany, "too_many_attempts", message).retry_after(retry_after_ms)
@@ -249,7 +253,7 @@ impl Identity {
         let epoch = tenants.look(&Tenant::address(tenant), system.system_origin(), look).await?;
         match epoch {
             Some(tenant_epoch) => Ok(Entry { account, tenant, membership, tenant_epoch }),
-            None => forbidden("tenant_inactive", "this tenant is switched off"),
+            None => Err(tenant_inactive()),
         }
     }
 
@@ -336,7 +340,7 @@ impl Identity {
     }
 
     /// Uses a refresh token. 401 `invalid_token` when it is not good, or was used before; 403
-    /// `tenant_inactive` while the tenant is off.
+    /// `tenant_inactive` while the tenant is off, which uses nothing up.
     pub async fn refresh(
         &self,
         presented: &str,
@@ -348,6 +352,12 @@ impl Identity {
         let Located { token, session, user, tenant } = located;
         let address = Session::address(session, user, tenant);
         let origin = origin_of(user, request);
+        // Before the token is used: it shall be good still when the tenant is on again.
+        let tenants = system.directory::<Tenant>();
+        let home = Tenant::address(tenant);
+        if !tenants.look(&home, origin.clone(), Tenant::is_active).await? {
+            return Err(tenant_inactive());
+        }
         let present = Present { token };
         let sessions = system.directory::<Session>();
         let successor = match sessions.ask(&address, present, origin.clone()).await? {

@@ -76,6 +76,19 @@ pub enum Letter {
         /// As what one would join.
         role: String,
     },
+    /// Somebody who knows the password asks for the end of the second factors.
+    FactorRemovalAsked {},
+    /// Somebody else removed all second factors.
+    SecondFactorsRemoved {},
+    /// A tenant's administrator made an account for this address: choose a password.
+    AccountMade {
+        /// The link, a [`crate::mail_link::MailLink`].
+        link: u128,
+        /// What the tenant is called.
+        tenant_name: String,
+        /// As what one belongs to it.
+        role: String,
+    },
 }
 
 impl Letter {
@@ -87,6 +100,9 @@ impl Letter {
             Self::AlreadyRegistered {} => "already_registered",
             Self::PasswordChanged {} => "password_changed",
             Self::Invitation { .. } => "invitation",
+            Self::FactorRemovalAsked {} => "factor_removal_asked",
+            Self::SecondFactorsRemoved {} => "second_factors_removed",
+            Self::AccountMade { .. } => "account_made",
         }
     }
 }

@@ -254,7 +254,7 @@ impl Entity for MailLink {
         let refusal = match carry(&system, issued, taken, &origin).await {
             Ok(()) => None,
             // These say nothing about the link: the reminder tries again.
-            Err(refusal) if matches!(refusal.class, Class::Busy | Class::InDoubt) => return,
+            Err(refusal) if refusal.class.may_pass() => return,
             Err(refusal) => Some(refusal),
         };
         let end = End(Done { refusal });
@@ -281,12 +281,20 @@ async fn carry(
     origin: &Origin,
 ) -> Result<(), Refusal> {
     let (users, address) = (system.directory::<User>(), User::address(issued.user, issued.home));
-    // Whoever reads the address's mail has shown that, whatever the mail was about.
-    users.ask(&address, VerifyEmail {}, origin.clone()).await?;
-    let Some(password) = taken.password else { return Ok(()) };
-    let reset = ResetPassword { password, sessions_from: issued.sessions_from };
     let identity = system.port::<Identity>();
-    identity.change_user(issued.user, reset, origin.clone()).await.map(drop)
+    // Whoever reads the address's mail has shown that, whatever the mail was about.
+    let Some(password) = taken.password else {
+        return users.ask(&address, VerifyEmail {}, origin.clone()).await;
+    };
+    let Issued { user, sessions_from, .. } = issued;
+    let reset = ResetPassword { password, sessions_from };
+    identity.change_user(user, reset, origin.clone()).await?;
+    // Only this link can have done that: every other from before is over with it.
+    let reclaimed = move |user: &User| user.keys_from > sessions_from;
+    if users.look(&address, origin.clone(), reclaimed).await? {
+        identity.clear_reclaimed(user, taken.by, origin).await?;
+    }
+    Ok(())
 }
 
 impl Process for MailLink {
@@ -401,17 +409,41 @@ impl Identity {
         id: u128,
         origin: Origin,
     ) -> Result<bool, Refusal> {
+        let letter = match purpose {
+            Purpose::VerifyEmail => Letter::VerifyEmail { link: id },
+            Purpose::ResetPassword => Letter::ResetPassword { link: id },
+            Purpose::Invitation => return Err(crate::internal("an invitation is no mail link")),
+        };
+        self.send_link_in(letter, purpose, user, id, origin).await
+    }
+
+    /// As [`Identity::send_link`] to choose a password, to somebody whom an account was made for.
+    pub async fn send_account_link(
+        &self,
+        user: UserId,
+        tenant_name: String,
+        role: String,
+        origin: Origin,
+    ) -> Result<bool, Refusal> {
+        // One account, one such mail.
+        let letter = Letter::AccountMade { link: user.0, tenant_name, role };
+        self.send_link_in(letter, Purpose::ResetPassword, user, user.0, origin).await
+    }
+
+    async fn send_link_in(
+        &self,
+        letter: Letter,
+        purpose: Purpose,
+        user: UserId,
+        id: u128,
+        origin: Origin,
+    ) -> Result<bool, Refusal> {
         let system = self.system()?;
         let Some(found) = self.addressee(&system, purpose, user).await? else { return Ok(false) };
         let Addressee { email, home, sessions_from, password_changes } = found;
         let issue = Issue { purpose, user, home, sessions_from, password_changes };
         let links = system.directory::<MailLink>();
         links.ask(&MailLink::address(id, user, home), issue, origin.clone()).await?;
-        let letter = match purpose {
-            Purpose::VerifyEmail => Letter::VerifyEmail { link: id },
-            Purpose::ResetPassword => Letter::ResetPassword { link: id },
-            Purpose::Invitation => return Err(crate::internal("an invitation is no mail link")),
-        };
         mail::send(&system, Draft { id, user, home, to: email, letter }, origin).await?;
         Ok(true)
     }
@@ -444,10 +476,20 @@ impl Identity {
         id: u128,
         origin: Origin,
     ) -> Result<(), Refusal> {
+        self.tell_user(user, Letter::PasswordChanged {}, id, origin).await
+    }
+
+    /// Mails a user a letter about their own account. `id` as in [`Identity::send_link`].
+    pub(crate) async fn tell_user(
+        &self,
+        user: UserId,
+        letter: Letter,
+        id: u128,
+        origin: Origin,
+    ) -> Result<(), Refusal> {
         let system = self.system()?;
         let found = self.addressee(&system, Purpose::ResetPassword, user).await?;
         let Some(Addressee { email, home, .. }) = found else { return Ok(()) };
-        let letter = Letter::PasswordChanged {};
         mail::send(&system, Draft { id, user, home, to: email, letter }, origin).await
     }
 

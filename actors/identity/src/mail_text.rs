@@ -78,8 +78,49 @@ pub(crate) fn text(letter: &Letter, public_url: &str, keys: &LinkKey) -> Text {
             );
             ("You were invited".to_owned(), body, Some(link))
         }
+        other => return of_an_account(other, public_url, keys),
     };
     Text { subject, body: Zeroizing::new(body), link }
+}
+
+/// The letters about what somebody else does to an account.
+fn of_an_account(letter: &Letter, public_url: &str, keys: &LinkKey) -> Text {
+    let page = Purpose::ResetPassword.page();
+    let (subject, body, link) = match letter {
+        Letter::FactorRemovalAsked {} => {
+            let body = format!(
+                "Somebody logged in to your account with your password and without a second \
+                 factor, and asks the owner of the tenant to remove your second factors.\n\n\
+                 If it was not you, choose a new password at once; that ends the request:\n\n\
+                 {public_url}{page}\n"
+            );
+            ("Your second factors are to be removed", body, None)
+        }
+        Letter::AccountMade { link: id, tenant_name, role } => {
+            let token = keys.token(Purpose::ResetPassword, *id);
+            let link = Zeroizing::new(format!("{public_url}{page}?token={}", token.as_str()));
+            let (name, role) = (one_line(tenant_name), one_line(role));
+            let body = format!(
+                "An account was made for this address at\n\n  {name}\n\nas {role}. Open this \
+                 page within {} hours to choose a password. It works once:\n\n{}\n\nLater \
+                 you can ask for another link on the same page. If you want no account, do \
+                 nothing: nobody can log in to it.\n",
+                LINK_MS / HOUR_MS,
+                link.as_str(),
+            );
+            ("An account was made for you", body, Some(link))
+        }
+        _ => {
+            let body = format!(
+                "All second factors of your account were removed, as was asked for, and every \
+                 login was ended. Enrol new ones after you have logged in.\n\n\
+                 If you have not asked for it, choose a new password at once:\n\n\
+                 {public_url}{page}\n"
+            );
+            ("Your second factors were removed", body, None)
+        }
+    };
+    Text { subject: subject.to_owned(), body: Zeroizing::new(body), link }
 }
 
 /// A name that somebody chose, harmless.

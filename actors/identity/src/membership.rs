@@ -8,16 +8,16 @@
 //! - When a user cannot be told now, the change stands and is told later; the answer is then 503
 //!   `outcome_unknown`, and may be asked for again.
 
-use std::collections::BTreeMap;
-
 use futures::StreamExt as _;
 use futures::future::join_all;
 use supervision::{Class, Command, Entity as _, Handle, Origin, Refusal, System, Timestamp};
-use types::{Page, Scopes, TenantId, UserId, home_of};
+use types::{JsonBytes, Page, Scopes, TenantId, UserId, home_of};
 
-use crate::claim::{Claim, Namespace, claim_address};
+use crate::claim::{Claim, EmailAddress, Namespace, claim_address};
 use crate::service::{Identity, UserView};
-use crate::tenant::{NoteTold, RemoveMember, SetActive, Tenant, Told, Untold};
+use crate::tenant::{
+    ATTRIBUTES_LABEL, MemberTerms, NoteTold, RemoveMember, SetActive, Tenant, Told, Untold,
+};
 use crate::token_cache::OwnerKey;
 use crate::unix_ms;
 use crate::user::{HearMembership, MEMBERSHIPS_MAX, User};
@@ -28,6 +28,29 @@ pub const TENANT_NAMES: Namespace = Namespace::new("tenant_name");
 const HOMES_STEP: usize = 1_000;
 /// How many users are told at the same time.
 const TELL_WIDTH: usize = 32;
+
+/// Which of a tenant's members; all of them by default.
+#[derive(Clone, Debug, Default)]
+pub struct MemberFilter {
+    /// Those with this role.
+    pub role: Option<String>,
+    /// Those whose role and grants cover this scope.
+    pub scope: Option<String>,
+    /// Those who are switched on in this tenant, or off.
+    pub active: Option<bool>,
+    /// This one alone; `Some(None)` is nobody.
+    pub user: Option<Option<UserId>>,
+}
+
+impl MemberFilter {
+    fn fits(&self, user: UserId, terms: &MemberTerms) -> bool {
+        let membership = &terms.membership;
+        self.role.as_ref().is_none_or(|role| *role == membership.role)
+            && self.scope.as_ref().is_none_or(|scope| membership.scopes.covers(scope))
+            && self.active.is_none_or(|active| active == terms.active)
+            && self.user.is_none_or(|wanted| wanted == Some(user))
+    }
+}
 
 /// One scope that a member has, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,13 +152,12 @@ impl Identity {
         untold: Untold,
         origin: Origin,
     ) -> Result<(), Refusal> {
-        let Untold { told: Told { user, version }, membership } = untold;
+        let Untold { told: Told { user, version }, since, membership } = untold;
         // A user who was never made has no tokens either.
         let Some(address) = self.user_address(user)? else { return Ok(()) };
-        let has_left = membership.is_none();
-        let hear = HearMembership { tenant, membership, version };
-        match system.directory::<User>().ask(&address, hear, origin.clone()).await {
-            Ok(()) => {}
+        let hear = HearMembership { tenant, membership, since, version };
+        let has_left = match system.directory::<User>().ask(&address, hear, origin.clone()).await {
+            Ok(has_left) => has_left,
             Err(refusal) if refusal.class == Class::Conflict => {
                 // One tenant too many: the tenant cannot have this member.
                 let remove = RemoveMember { user, rights: Scopes::all() };
@@ -147,12 +169,13 @@ impl Identity {
             }
             Err(refusal) if refusal.class == Class::NotFound => return Ok(()),
             Err(refusal) => return Err(refusal),
-        }
+        };
         let now_ms = unix_ms(system.clock().now());
         self.epochs().raise(OwnerKey::member(tenant.0, user.0), version, now_ms);
         if has_left {
             // Whoever comes back begins anew: what was signed in then stays out.
-            self.revoke_other_sessions(user, Some(tenant), None, origin).await?;
+            self.revoke_other_sessions(user, Some(tenant), None, origin.clone()).await?;
+            self.end_old_keys(user, tenant, origin).await?;
         }
         Ok(())
     }
@@ -185,35 +208,61 @@ impl Identity {
         self.change_tenant(tenant, SetActive { active: false }, origin).await.map(drop)
     }
 
-    /// A page of a tenant's members, all or those with one role, and how many there are. 404
+    /// A page of a tenant's members, the oldest account first, and how many there are that fit. 404
     /// without such a tenant.
     pub async fn members(
         &self,
         tenant: TenantId,
-        with_role: Option<String>,
+        filter: MemberFilter,
         page: Page,
     ) -> Result<(Vec<UserView>, usize), Refusal> {
         let members = move |tenant: &Tenant| {
-            let members = tenant.details.as_ref().map(|it| &it.members);
-            let members = members.into_iter().flatten();
-            let members =
-                members.filter(|(_, role)| with_role.as_ref().is_none_or(|wanted| wanted == *role));
-            let all: BTreeMap<UserId, _> =
-                members.map(|(user, _)| (*user, tenant.membership(*user))).collect();
+            let members = tenant.details.iter().flat_map(|it| it.members.keys());
+            let terms = members.filter_map(|user| Some((*user, tenant.member_terms(*user)?)));
+            let all: Vec<_> = terms.filter(|(user, terms)| filter.fits(*user, terms)).collect();
             let count = all.len();
             (page.of(all), count)
         };
         let members = self.look_tenant(tenant, members).await?;
         let (members, count) = members.ok_or_else(|| Refusal::not_found("tenant"))?;
-        let views = members.into_iter().map(|(user, membership)| async move {
-            let mut view = self.user(user, tenant).await?;
-            // The tenant decides; the user may be told of it a moment later.
-            (view.role, view.scopes) =
-                membership.map(|it| (it.role, it.scopes)).unwrap_or_default();
-            Ok(view)
-        });
+        let views = members.into_iter().map(|(user, terms)| self.shown(tenant, user, terms));
         let views: Result<Vec<_>, Refusal> = join_all(views).await.into_iter().collect();
         Ok((views?, count))
+    }
+
+    /// A member as the tenant has them: it decides, and the user may be told a moment later.
+    async fn shown(
+        &self,
+        tenant: TenantId,
+        user: UserId,
+        terms: MemberTerms,
+    ) -> Result<UserView, Refusal> {
+        let MemberTerms { membership, active, attributes } = terms;
+        let (system, mut view) = (self.system()?, self.user(user, tenant).await?);
+        let keys = system.journal().keys();
+        let attributes = attributes.and_then(|it| it.open(keys, ATTRIBUTES_LABEL));
+        if let Some(attributes) = attributes.and_then(|text| JsonBytes::new(&text).ok()) {
+            view.attributes = attributes;
+        }
+        (view.role, view.scopes) = (membership.role, membership.scopes);
+        view.active &= active;
+        Ok(view)
+    }
+
+    /// Whom a text names among users: an id, or a whole e-mail address. Addresses are sealed, so
+    /// that a part of one finds nobody.
+    pub async fn user_named(&self, text: &str) -> Result<Option<UserId>, Refusal> {
+        if let Ok(user) = text.trim().parse() {
+            return Ok(Some(user));
+        }
+        let Ok(email) = EmailAddress::new(text) else { return Ok(None) };
+        let (system, claim) = (self.system()?, email.claim(self.claim_key()));
+        if system.locate(Claim::KIND, claim.id()).is_none() {
+            return Ok(None);
+        }
+        let (claims, origin) = (system.directory::<Claim>(), system.system_origin());
+        let confirmed = claims.look(&claim, origin, Claim::confirmed).await?;
+        Ok(confirmed.map(|(_, target)| target.user))
     }
 
     /// The tenants that a user belongs to, the oldest first.
@@ -258,14 +307,9 @@ impl Identity {
 
     /// One member of a tenant. 404 for anybody else.
     pub async fn member(&self, tenant: TenantId, user: UserId) -> Result<UserView, Refusal> {
-        let is_member = move |tenant: &Tenant| {
-            tenant.details.as_ref().is_some_and(|it| it.members.contains_key(&user))
-        };
-        let is_member = self.look_tenant(tenant, is_member).await?.unwrap_or_default();
-        if !is_member {
-            return Err(Refusal::not_found("user"));
-        }
-        self.user(user, tenant).await
+        let terms = move |tenant: &Tenant| tenant.member_terms(user);
+        let terms = self.look_tenant(tenant, terms).await?.flatten();
+        self.shown(tenant, user, terms.ok_or_else(|| Refusal::not_found("user"))?).await
     }
 
     /// What a member's tokens cover now, and why. 404 for no member.
@@ -274,21 +318,21 @@ impl Identity {
         tenant: TenantId,
         user: UserId,
     ) -> Result<Vec<EffectiveScope>, Refusal> {
-        let view = self.member(tenant, user).await?;
         let sources = move |it: &Tenant| {
-            let role = it.details.as_ref().and_then(|it| it.members.get(&user)).cloned();
-            let role = role.unwrap_or_default();
-            let covered = it.staff.covers(tenant, &role).unwrap_or_default();
-            (covered, it.staff.grants.get(&user).cloned().unwrap_or_default(), role)
+            let terms = it.member_terms(user)?;
+            let covered = it.staff.covers(tenant, &terms.membership.role).unwrap_or_default();
+            let grants = it.staff.grants.get(&user).cloned().unwrap_or_default();
+            Some((covered, grants, terms.membership.role))
         };
-        let sources = self.look_tenant(tenant, sources).await?;
+        let sources = self.look_tenant(tenant, sources).await?.flatten();
         let (covered, grants, role) = sources.ok_or_else(|| Refusal::not_found("user"))?;
-        let of_role = if role.is_empty() { view.role.clone() } else { role };
+        // What the user was told is what tokens say; who is switched off has none.
+        let view = self.user(user, tenant).await?;
         let source = |scope: &String| {
             let is_granted = grants.as_slice().contains(scope);
             // What neither has any more is the role's from before its last change.
             let is_of_role = covered.as_slice().contains(scope) || !is_granted;
-            let source = if is_of_role { format!("role:{of_role}") } else { "grant".to_owned() };
+            let source = if is_of_role { format!("role:{role}") } else { "grant".to_owned() };
             EffectiveScope { scope: scope.clone(), source }
         };
         Ok(view.scopes.as_slice().iter().map(source).collect())

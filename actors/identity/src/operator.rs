@@ -130,7 +130,7 @@ impl Identity {
     }
 }
 
-fn make_up_password() -> Result<Zeroizing<String>, Refusal> {
+pub(crate) fn make_up_password() -> Result<Zeroizing<String>, Refusal> {
     let mut bytes = Zeroizing::new([0; PASSWORD_BYTES]);
     rand::fill(bytes.as_mut_slice()).map_err(|_| internal("no random numbers"))?;
     Ok(Zeroizing::new(BASE32_NOPAD.encode(bytes.as_slice()).to_lowercase()))

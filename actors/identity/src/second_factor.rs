@@ -14,8 +14,10 @@
 //! Deliberate limits
 //! - At most [`FACTORS_MAX`] factors; one enrolment of each sort at a time, the latest.
 //! - Wrong attempts are no events: how often somebody may try is up to [`crate::throttle`].
-//! - Who may remove a factor, the caller has checked, where it is not by a [`Proof`].
+//! - Who may remove a factor, the caller has checked, where it is not by a [`Proof`]. Who has lost
+//!   all of them is helped by somebody else: [`crate::factor_removal`].
 
+mod clearing;
 mod commands;
 #[cfg(test)]
 mod tests;
@@ -30,10 +32,14 @@ use persistence::record::sha256;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use subtle::ConstantTimeEq;
-use supervision::{Address, Class, Entity, NoEffect, Refusal, Timestamp};
+use supervision::{Address, Class, EffectContext, Entity, Refusal, Timestamp, Turn};
 use types::{IdError, Personal, TenantId, UserId, base32, home_of, owner_of_user};
 use zeroize::Zeroizing;
 
+pub use clearing::{
+    AskRemoval, Asked, Clear, Cleared, ClearingRetried, ClearingSettled, RemovalAsked, Why,
+};
+pub(crate) use clearing::{no_factor, not_asked};
 pub use commands::{
     BeginPasskey, BeginTotp, ConfirmTotp, Confirmed, FinishPasskey, RegenerateCodes, Remove, Verify,
 };
@@ -265,6 +271,8 @@ pub struct SecondFactors {
     pending_passkey: Option<Pending<Challenge>>,
     recovery: Vec<RecoveryHash>,
     completed: Vec<CompletedLogin>,
+    asked: Option<Asked>,
+    clearing: Option<clearing::Clearing>,
 }
 
 impl SecondFactors {
@@ -454,7 +462,27 @@ supervision::events! {
         FactorUsed(FactorUsed) = "used", 1;
         /// A factor less.
         Removed(Removed) = "removed", 1;
+        /// Their user has lost them and asks a tenant's owner.
+        RemovalAsked(RemovalAsked) = "removal_asked", 1;
+        /// All are gone.
+        Cleared(Cleared) = "cleared", 1;
+        /// What follows from that is tried again.
+        ClearingRetried(ClearingRetried) = "clearing_retried", 1;
+        /// What follows from that is done.
+        ClearingSettled(ClearingSettled) = "clearing_settled", 1;
     }
+}
+
+/// What a user's second factors ask of others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FactorEffect {
+    /// The end of the user's sessions, and a mail that says why.
+    Settle {
+        /// The removal's id.
+        id: u128,
+        /// The user's [`crate::user::User::sessions_from`] before.
+        sessions_from: u64,
+    },
 }
 
 impl SecondFactors {
@@ -484,8 +512,9 @@ impl SecondFactors {
 impl Entity for SecondFactors {
     const KIND: &'static str = "second_factors";
     const PUBLISHED: bool = true;
+    const SNAPSHOT_VERSION: u16 = 2;
     type Event = SecondFactorEvent;
-    type Effect = NoEffect;
+    type Effect = FactorEffect;
 
     fn apply(&mut self, event: &SecondFactorEvent, at: Timestamp) {
         match event {
@@ -517,7 +546,31 @@ impl Entity for SecondFactors {
                     self.recovery.clear();
                 }
             }
+            SecondFactorEvent::RemovalAsked(it) => self.asked = Some(it.asked),
+            SecondFactorEvent::Cleared(it) => self.clear(it, at),
+            SecondFactorEvent::ClearingRetried(_) => self.retry_clearing(at),
+            SecondFactorEvent::ClearingSettled(_) => self.settle_clearing(),
         }
+    }
+
+    fn is_pending(&self) -> bool {
+        self.to_settle().is_some()
+    }
+
+    fn resume(&self) -> Vec<FactorEffect> {
+        self.to_settle().into_iter().collect()
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        self.clearing_retry_at()
+    }
+
+    fn due(turn: &mut Turn<'_, Self>) {
+        clearing::due(turn);
+    }
+
+    async fn perform(effect: FactorEffect, context: EffectContext<Self>) {
+        clearing::perform(effect, context).await;
     }
 
     fn observe(&self) -> serde_json::Value {

@@ -25,6 +25,7 @@ use supervision::{Address, Class, Command, Entity, Handle, Origin, Refusal, Syst
 use types::{Caller, CallerKind, JsonBytes, Scopes, SessionId, TenantId, UserId};
 
 use crate::claim::{ClaimKey, EmailAddress};
+use crate::device_sign_in::{PACES_KEPT, Pace};
 use crate::key_check::KeyDesk;
 use crate::passkey::Site;
 use crate::password::{HashError, Hasher, Password, PasswordError, PasswordHash};
@@ -152,6 +153,8 @@ pub struct Identity {
     tokens: TokenCache<Caller>,
     pub(crate) api_keys: KeyDesk,
     logins: Mutex<Generations<UserId, Timestamp>>,
+    /// How often devices ask whether they are let in.
+    pub(crate) device_paces: Mutex<Generations<String, Pace>>,
     /// Where users live. A user never moves, so this is never wrong.
     homes: Mutex<Generations<UserId, Address<User>>>,
     system: OnceLock<Weak<System>>,
@@ -195,6 +198,7 @@ impl Identity {
             api_keys: KeyDesk::new(settings.cache_capacity, epochs.clone()),
             epochs,
             logins: Mutex::new(Generations::new(LOGINS_KEPT)),
+            device_paces: Mutex::new(Generations::new(PACES_KEPT)),
             homes: Mutex::new(Generations::new(HOMES_KEPT)),
             system: OnceLock::new(),
             settings,
@@ -408,6 +412,11 @@ impl Identity {
     /// The hash of a password that somebody wants to have: 422 when [`password_rules`] refuses it.
     pub async fn hash_password(&self, password: String) -> Result<PasswordHash, Refusal> {
         self.hash_new_password("password", password, &[]).await
+    }
+
+    /// The hash of a password that nobody knows: its user chooses one by a mailed link.
+    pub async fn hash_of_nothing(&self) -> Result<PasswordHash, Refusal> {
+        self.hash_password(String::clone(&*crate::operator::make_up_password()?)).await
     }
 
     /// As [`Identity::hash_password`], for the request's `field`; `own` are words about the user,

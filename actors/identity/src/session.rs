@@ -135,6 +135,12 @@ impl Session {
         }
     }
 
+    /// Whether it is open, for a user whose older sessions than `sessions_from` are over.
+    pub fn stands(&self, sessions_from: u64) -> bool {
+        let is_open = self.epoch() < ENDED_EPOCH;
+        is_open && self.login.as_ref().is_some_and(|login| login.user_epoch >= sessions_from)
+    }
+
     /// When a token of it was used last, or it was opened; and until when the next one can be.
     pub fn used_and_expires(&self) -> Option<(Timestamp, Timestamp)> {
         let family = self.family()?;

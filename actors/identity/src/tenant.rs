@@ -10,26 +10,32 @@
 //! - Switching a tenant off raises its epoch: every token for it is refused from then on.
 //! - A member whose user has not been told of a change is in [`Staff::untold`] until it has.
 //! - Nobody makes or gives a role, or changes a member, beyond their own rights.
+//! - A member who is switched off is none for everybody but those who can switch them on again.
 //!
 //! Deliberate limits
 //! - At most [`MEMBERS_MAX`] members and [`ROLES_MAX`] roles, all in one state.
 //! - A role that changes counts for its members from their next change on, or when it is cascaded.
 
+mod change;
+mod joining;
 mod members;
 mod roles;
 mod staff;
 
+pub use change::{ChangeMember, MEMBER_ATTRIBUTES_BYTES_MAX, MemberChange};
+pub(crate) use joining::void;
+pub use joining::{Admit, Inviter};
 pub use members::{AddMember, GrantChange, MembersTold, RemoveMember, SetGrants, Told};
 pub(crate) use members::{NoteTold, Untold};
 pub use roles::{CascadedRole, CreateRole, RemoveRole, RoleChange, UpdateRole};
-pub use staff::Staff;
+pub use staff::{MemberTerms, Staff};
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use supervision::{Address, Command, EffectContext, Entity, Handle, Refusal, Timestamp, Turn};
-use types::{JsonBytes, Scopes, TenantId, UserId, home_of, owner_of_tenant};
+use types::{JsonBytes, Personal, Scopes, TenantId, UserId, home_of, owner_of_tenant};
 
 pub use crate::role::OWNER_ROLE;
 use crate::role::{self, Role};
@@ -45,6 +51,8 @@ pub const ROLES_MAX: usize = 100;
 pub const NAME_CHARS_MAX: usize = 255;
 /// The longest settings, in bytes of their JSON text.
 pub const SETTINGS_BYTES_MAX: usize = 64 * 1024;
+/// What [`MemberAttributesSet::attributes`] is sealed as.
+pub const ATTRIBUTES_LABEL: &str = "member.attributes";
 
 /// What is known of a tenant.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -136,6 +144,24 @@ pub struct MemberRemoved {
     pub user: UserId,
 }
 
+/// A member was switched off or on again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemberActiveSet {
+    /// Who.
+    pub user: UserId,
+    /// Whether they may do anything here.
+    pub active: bool,
+}
+
+/// What this tenant keeps of a member, and no other sees.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemberAttributesSet {
+    /// Who.
+    pub user: UserId,
+    /// A JSON object, sealed as [`ATTRIBUTES_LABEL`].
+    pub attributes: Personal,
+}
+
 /// The tenant was switched off or on again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ActiveSet {
@@ -208,6 +234,10 @@ supervision::events! {
         MembersTold(MembersTold) = "members_told", 1;
         /// Users that do not are told again.
         TellingRetried(TellingRetried) = "telling_retried", 1;
+        /// A member off or on.
+        MemberActiveSet(MemberActiveSet) = "member_active_set", 1;
+        /// What is kept of a member.
+        MemberAttributesSet(MemberAttributesSet) = "member_attributes_set", 1;
     }
 }
 
@@ -231,7 +261,7 @@ pub enum TenantEffect {
 impl Entity for Tenant {
     const KIND: &'static str = "tenant";
     const PUBLISHED: bool = true;
-    const SNAPSHOT_VERSION: u16 = 2;
+    const SNAPSHOT_VERSION: u16 = 3;
     type Event = TenantEvent;
     type Effect = TenantEffect;
 
@@ -251,7 +281,9 @@ impl Entity for Tenant {
             | TenantEvent::RoleRemoved(_)
             | TenantEvent::RoleCascaded(_)
             | TenantEvent::MembersTold(_)
-            | TenantEvent::TellingRetried(_) => {}
+            | TenantEvent::TellingRetried(_)
+            | TenantEvent::MemberActiveSet(_)
+            | TenantEvent::MemberAttributesSet(_) => {}
             TenantEvent::Updated(it) => {
                 details.name.clone_from(&it.name);
                 details.settings = it.settings.clone();

@@ -8,13 +8,17 @@
 //! - Role and scopes belong to a membership: what one tenant grants counts in no other. A change of
 //!   one makes the tokens for that tenant wrong, and no others.
 //! - Of what a tenant tells of a membership the latest counts, in whichever order it arrives.
+//! - What was made before the user left a tenant, or before the address's owner took an account
+//!   over that was never verified, counts no more, though the user comes back ([`MadeUnder`]).
 //!
 //! Deliberate limits
 //! - The tenant decides who its members are and tells them ([`crate::tenant`]); a token says what
 //!   is here. After a tenant's own creation nobody else writes memberships.
 //! - The last login is an observation and is not kept here.
 
+mod nickname;
 mod passwords;
+mod standing;
 
 use std::collections::BTreeMap;
 
@@ -27,10 +31,12 @@ use crate::password::PasswordHash;
 use crate::token_cache::{Epochs, OwnerClass, OwnerKey};
 use crate::unix_ms;
 
+pub use nickname::{NICKNAME, NicknameSet, SetNickname, check_nickname};
 pub use passwords::{
-    AwaitVerification, Conclude, PasswordReplaced, ReplacePassword, ResetPassword,
+    AwaitVerification, Conclude, PasswordReplaced, Reclaimed, ReplacePassword, ResetPassword,
     VerificationAwaited,
 };
+pub use standing::{EndSessions, HearMembership, MadeUnder};
 
 /// How many tenants one user may belong, or have belonged, to.
 pub const MEMBERSHIPS_MAX: usize = 1_000;
@@ -92,6 +98,8 @@ pub struct Profile {
     pub memberships: BTreeMap<TenantId, Membership>,
     /// Since when.
     pub created_at: Timestamp,
+    /// What others may call the user, sealed; it is claimed.
+    pub nickname: Option<Personal>,
 }
 
 /// A user.
@@ -109,6 +117,10 @@ pub struct User {
     pub awaits_verification: bool,
     /// How often another password was set.
     pub password_changes: u64,
+    /// API keys that were made under an older epoch than this are over.
+    pub keys_from: u64,
+    /// The number of each tenant's change since which the user was last no member there.
+    pub left: BTreeMap<TenantId, u64>,
 }
 
 /// What a login or a token check needs of a user.
@@ -132,6 +144,8 @@ pub struct Account {
     pub membership_epoch: u64,
     /// See [`User::password_changes`].
     pub password_changes: u64,
+    /// What was made under less than this for that tenant is over.
+    pub keys_from: MadeUnder,
 }
 
 impl User {
@@ -149,8 +163,11 @@ impl User {
             None => own(&profile.home).or_else(|| profile.memberships.first_key_value()),
         };
         let told = |(tenant, _): (&TenantId, _)| self.told.get(tenant).copied();
+        let left = tenant.or(membership.map(|(tenant, _)| *tenant));
+        let left = left.and_then(|tenant| self.left.get(&tenant)).copied().unwrap_or_default();
         Some(Account {
             membership_epoch: membership.and_then(told).unwrap_or_default(),
+            keys_from: MadeUnder { user_epoch: self.keys_from, membership: left },
             user: profile.id,
             email: profile.email.clone(),
             password: profile.password.clone().filter(|_| !self.awaits_verification),
@@ -278,6 +295,10 @@ supervision::events! {
         VerificationAwaited(VerificationAwaited) = "verification_awaited", 1;
         /// Another password, while sessions go on.
         PasswordReplaced(PasswordReplaced) = "password_replaced", 1;
+        /// The owner of the address took over an account that was never verified.
+        Reclaimed(Reclaimed) = "reclaimed", 1;
+        /// Another nickname.
+        NicknameSet(NicknameSet) = "nickname_set", 1;
     }
 }
 
@@ -296,7 +317,7 @@ pub enum UserEffect {
 impl Entity for User {
     const KIND: &'static str = "user";
     const PUBLISHED: bool = true;
-    const SNAPSHOT_VERSION: u16 = 2;
+    const SNAPSHOT_VERSION: u16 = 3;
     type Event = UserEvent;
     type Effect = UserEffect;
 
@@ -312,6 +333,7 @@ impl Entity for User {
                 self.awaits_verification = false;
             }
             UserEvent::PasswordRehashed(it) => profile.password = Some(it.password.clone()),
+            UserEvent::NicknameSet(it) => profile.nickname = Some(it.nickname.clone()),
             UserEvent::AttributesSet(it) => profile.attributes = it.attributes.clone(),
             UserEvent::PasswordChanged(it) => {
                 profile.password = Some(it.password.clone());
@@ -330,6 +352,13 @@ impl Entity for User {
             UserEvent::MembershipRemoved(it) => {
                 profile.memberships.remove(&it.tenant);
                 self.told.insert(it.tenant, it.version);
+                self.left.insert(it.tenant, it.version);
+            }
+            UserEvent::Reclaimed(_) => {
+                profile.email_verified = true;
+                self.awaits_verification = false;
+                self.raise_epoch(true);
+                self.keys_from = self.epoch;
             }
             UserEvent::ActiveSet(it) => {
                 profile.active = it.active;
@@ -376,6 +405,7 @@ fn new_profile(created: &Created, at: Timestamp) -> Profile {
         attributes: created.attributes.clone(),
         memberships: BTreeMap::from([(created.home, created.membership.clone())]),
         created_at: at,
+        nickname: None,
     }
 }
 
@@ -521,50 +551,6 @@ impl Handle<RenewHash> for User {
         check_replaced(turn.state(), Some(&command.replaces))?;
         let password = command.password;
         turn.record(UserEvent::PasswordRehashed(PasswordRehashed { password }));
-        Ok(())
-    }
-}
-
-/// What the user is in a tenant from its change of this number on. Older news than what is known is
-/// no change; `too_many_memberships` refuses one tenant too many.
-pub struct HearMembership {
-    /// The tenant.
-    pub tenant: TenantId,
-    /// What the user is there; `None` for no member.
-    pub membership: Option<Membership>,
-    /// The number of the tenant's change.
-    pub version: u64,
-}
-
-impl Command for HearMembership {
-    const NAME: &'static str = "hear_membership";
-    const ESSENTIAL: bool = true;
-}
-
-impl Handle<HearMembership> for User {
-    type Reply = ();
-
-    fn handle(turn: &mut Turn<'_, Self>, command: HearMembership) -> Result<(), Refusal> {
-        let HearMembership { tenant, membership, version } = command;
-        let memberships = &turn.state().existing()?.memberships;
-        let told = &turn.state().told;
-        match told.get(&tenant) {
-            Some(known) if version <= *known => return Ok(()),
-            None if membership.is_some()
-                && memberships.len().max(told.len()) >= MEMBERSHIPS_MAX =>
-            {
-                let message = format!("a user belongs to at most {MEMBERSHIPS_MAX} tenants");
-                return Err(Refusal::conflict("too_many_memberships", message));
-            }
-            None if membership.is_none() && !memberships.contains_key(&tenant) => return Ok(()),
-            _ => {}
-        }
-        turn.record(match membership {
-            Some(membership) => {
-                UserEvent::MembershipSet(MembershipSet { tenant, membership, version })
-            }
-            None => UserEvent::MembershipRemoved(MembershipRemoved { tenant, version }),
-        });
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use data_encoding::HEXLOWER;
 use identity::api_key::{self, ApiKey, ApiKeyEvent, ApiKeys, Maker};
 use identity::claim::{self, Claim, ClaimEvent, ClaimTarget};
+use identity::device_login::{self, DeviceLogin, DeviceLoginEvent};
 use identity::invitation::{self, Invitation, InvitationEvent};
 use identity::mail::{self, Letter, Mail, MailEvent};
 use identity::mail_link::{self, MailLink, MailLinkEvent, Purpose};
@@ -21,7 +22,8 @@ use identity::session::{self, Session, SessionEvent};
 use identity::sign_in_policy::{PolicySet, SignInPolicy, SignInPolicyEvent};
 use identity::signing::{self, SigningEvent, SigningKeyRing};
 use identity::tenant::{self, Tenant, TenantEvent};
-use identity::user::{self, AuthMethod, Membership, User, UserEvent};
+use identity::user::{self, AuthMethod, MadeUnder, Membership, User, UserEvent};
+use identity::user_settings::{Changed, UserSettings, UserSettingsEvent};
 use persistence::codec;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -52,6 +54,14 @@ fn check<E: Entity>(samples: Vec<E::Event>)
 where
     E::Event: PartialEq,
 {
+    check_with_past::<E>(samples, vec![]);
+}
+
+/// With what payloads of earlier versions are read as.
+fn check_with_past<E: Entity>(samples: Vec<E::Event>, past: Vec<(u16, E::Event)>)
+where
+    E::Event: PartialEq,
+{
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/events");
     let mut shown = BTreeSet::new();
     for sample in &samples {
@@ -68,6 +78,14 @@ where
         assert_eq!(written, golden.trim_end(), "{} {name} {version}", E::KIND);
         let bytes = HEXLOWER.decode(golden.trim_end().as_bytes()).unwrap();
         assert_eq!(E::Event::decode(name, version, &bytes).unwrap(), *sample);
+    }
+    for (version, read_as) in past {
+        let name = read_as.name();
+        shown.insert((name, version));
+        let file = folder.join(format!("{}.{name}.{version}.hex", E::KIND));
+        let golden = std::fs::read_to_string(&file).unwrap();
+        let bytes = HEXLOWER.decode(golden.trim_end().as_bytes()).unwrap();
+        assert_eq!(E::Event::decode(name, version, &bytes).unwrap(), read_as);
     }
     let catalogue = BTreeSet::from_iter(E::Event::catalogue().iter().copied());
     assert_eq!(shown, catalogue, "every event of {} has its file", E::KIND);
@@ -133,6 +151,8 @@ fn users() {
         UserEvent::TokensRevoked(user::TokensRevoked {}),
         UserEvent::VerificationAwaited(user::VerificationAwaited {}),
         UserEvent::PasswordReplaced(user::PasswordReplaced { password: replaced }),
+        UserEvent::Reclaimed(user::Reclaimed {}),
+        UserEvent::NicknameSet(user::NicknameSet { nickname: personal(5) }),
     ]);
 }
 
@@ -176,6 +196,11 @@ fn tenants() {
             told: vec![tenant::Told { user: UserId(9), version: 2 }],
         }),
         TenantEvent::TellingRetried(tenant::TellingRetried {}),
+        TenantEvent::MemberActiveSet(tenant::MemberActiveSet { user: USER, active: false }),
+        TenantEvent::MemberAttributesSet(tenant::MemberAttributesSet {
+            user: USER,
+            attributes: personal(6),
+        }),
     ]);
 }
 
@@ -186,12 +211,20 @@ fn invitations() {
         tenant: TENANT,
         email: personal(4),
         email_tag: "email/0011".to_owned(),
-        role: "user".to_owned(),
+        role: "clerk".to_owned(),
+        role_id: Some(RoleIdentifier(0x0190_0000_0000_7000_8000_0000_0000_0004)),
         invited_by: Some(USER),
+        inviter: tenant::Inviter::Operator(USER),
         created_at: Timestamp(1_767_225_600_000),
         expires_at: Timestamp(1_767_830_400_000),
     };
-    check::<Invitation>(vec![
+    let first = invitation::Invited {
+        role: "user".to_owned(),
+        role_id: None,
+        inviter: tenant::Inviter::Member(USER),
+        ..invited.clone()
+    };
+    let samples = vec![
         InvitationEvent::Invited(invited),
         InvitationEvent::Mailed(invitation::Mailed {}),
         InvitationEvent::Retried(invitation::Retried {}),
@@ -199,7 +232,12 @@ fn invitations() {
         InvitationEvent::Joined(invitation::Joined { refusal: Some(Refusal::busy()) }),
         InvitationEvent::Revoked(invitation::Revoked {}),
         InvitationEvent::Expired(invitation::Expired {}),
-    ]);
+    ];
+    check_with_past::<Invitation>(samples, vec![(1, InvitationEvent::Invited(first))]);
+    // On whose word is stored by the order.
+    let inviters =
+        [tenant::Inviter::Member(USER), tenant::Inviter::Operator(USER), tenant::Inviter::Service];
+    assert_eq!(inviters.map(|it| codec::encode(&it).unwrap()[0]), [0, 1, 2]);
 }
 
 #[test]
@@ -256,12 +294,17 @@ fn api_keys() {
         made_with: Some(id(4)),
         created_at: Timestamp(1_767_225_600_000),
         expires_at: Some(Timestamp(1_767_225_660_000)),
+        made_under: MadeUnder { user_epoch: 3, membership: 300 },
     };
-    check::<ApiKeys>(vec![
-        ApiKeyEvent::Created(api_key::KeyCreated { user: USER, tenant: TENANT, key }),
+    let created =
+        |key| ApiKeyEvent::Created(api_key::KeyCreated { user: USER, tenant: TENANT, key });
+    let first = ApiKey { made_under: MadeUnder::default(), ..key.clone() };
+    let samples = vec![
+        created(key),
         ApiKeyEvent::Deleted(api_key::KeyEnded { key: id(4) }),
         ApiKeyEvent::Expired(api_key::KeyEnded { key: id(5) }),
-    ]);
+    ];
+    check_with_past::<ApiKeys>(samples, vec![(1, created(first))]);
     // Who made a key is stored by the order.
     let bytes = |maker: Maker| codec::encode(&maker).unwrap();
     let makers = [Maker::Platform, Maker::Agents, Maker::Accounts];
@@ -287,8 +330,11 @@ fn mails() {
         Letter::ResetPassword { link: 0 },
         Letter::AlreadyRegistered {},
         Letter::PasswordChanged {},
+        Letter::FactorRemovalAsked {},
+        Letter::SecondFactorsRemoved {},
+        Letter::AccountMade { link: 0, tenant_name: String::new(), role: String::new() },
     ];
-    assert_eq!(letters.map(|letter| codec::encode(&letter).unwrap()[0]), [0, 1, 2, 3]);
+    assert_eq!(letters.map(|letter| codec::encode(&letter).unwrap()[0]), [0, 1, 2, 3, 5, 6, 7]);
 }
 
 #[test]
@@ -331,7 +377,17 @@ fn second_factors() {
         SecondFactorEvent::RecoveryCodesSet(factor::RecoveryCodesSet { hashes }),
         used(factor::Used::Code { id: app, step: 58_907_523 }, login),
         SecondFactorEvent::Removed(factor::Removed { id: app }),
+        SecondFactorEvent::RemovalAsked(factor::RemovalAsked {
+            asked: factor::Asked { tenant: TENANT, epoch: 3, password_changes: 1, until },
+        }),
+        SecondFactorEvent::Cleared(factor::Cleared {
+            id: 7,
+            why: factor::Why::Removed { reason: "lost".to_owned(), sessions_from: 2 },
+        }),
+        SecondFactorEvent::ClearingRetried(factor::ClearingRetried {}),
+        SecondFactorEvent::ClearingSettled(factor::ClearingSettled {}),
     ]);
+    assert_eq!(codec::encode(&factor::Why::Reclaimed).unwrap(), [0]);
     // Kinds of use and of keys are stored by their order.
     let kinds = [
         factor::Used::Code { id: app, step: 1 },
@@ -345,6 +401,32 @@ fn second_factors() {
         PublicKey::Rs256 { n: Vec::new(), e: Vec::new() },
     ];
     assert_eq!(keys.map(|key| codec::encode(&key).unwrap()[0]), [0, 1, 2]);
+}
+
+#[test]
+fn device_logins() {
+    let begun = device_login::Begun {
+        id: 7,
+        code: device_login::Digest([1; 32]),
+        challenge: device_login::Digest([2; 32]),
+        user_code_tag: "device_user_code/0011".to_owned(),
+        until: Timestamp(1_767_225_660_000),
+    };
+    let approved =
+        device_login::Approved { user: USER, tenant: TENANT, session: SESSION, ends_session: true };
+    check::<DeviceLogin>(vec![
+        DeviceLoginEvent::Begun(begun),
+        DeviceLoginEvent::Denied(device_login::Denied { user: USER }),
+        DeviceLoginEvent::Expired(device_login::Expired {}),
+        DeviceLoginEvent::Redeemed(device_login::Redeemed {}),
+        DeviceLoginEvent::Approved(approved),
+    ]);
+}
+
+#[test]
+fn settings() {
+    let settings = JsonBytes::from(json!({"confirmation_enabled": true}));
+    check::<UserSettings>(vec![UserSettingsEvent::Changed(Changed { settings })]);
 }
 
 #[test]

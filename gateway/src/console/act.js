@@ -1,5 +1,5 @@
-// What an operator does to one entity: a dialog asks why, the server notes it and does it, and its
-// answer is shown on the entity's page.
+// What an operator does: a dialog asks why, the server notes it and does it, and its answer is
+// shown where it was asked for.
 
 import { byId, h } from "./dom.js";
 import { SessionEnded, api, saying } from "./session.js";
@@ -33,8 +33,18 @@ export function actButtons({ kind, id }, { isLive, isQuarantined }, onAnswer) {
 
 function ask(name, kind, id, onAnswer) {
   const [title, about] = ACTS[name];
-  asked = { name, kind, id, onAnswer };
-  byId("act-title").textContent = `${title} ${kind}/${id}?`;
+  const path = `/v1/operator/actors/${encodeURIComponent(kind)}/${encodeURIComponent(id)}`;
+  askWhy({ title, about, whose: `${kind}/${id}` }, async (reason) => {
+    const body = { action: name, reason };
+    const { done, message } = await (await api(path, { body })).json();
+    onAnswer({ done, text: `${title}: ${message}` });
+  });
+}
+
+/** Asks for a reason, and does with it what is to be done. */
+export function askWhy({ title, about, whose }, act) {
+  asked = act;
+  byId("act-title").textContent = `${title} ${whose}?`;
   byId("act-about").textContent = about;
   byId("act-go").textContent = title;
   byId("act-error").textContent = "";
@@ -45,15 +55,11 @@ function ask(name, kind, id, onAnswer) {
 
 async function carryOut(event) {
   event.preventDefault();
-  const { name, kind, id, onAnswer } = asked;
   const [button, error] = [byId("act-go"), byId("act-error")];
   [button.disabled, error.textContent] = [true, ""];
   try {
-    const path = `/v1/operator/actors/${encodeURIComponent(kind)}/${encodeURIComponent(id)}`;
-    const body = { action: name, reason: byId("act-reason").value };
-    const { done, message } = await (await api(path, { body })).json();
+    await asked(byId("act-reason").value);
     byId("act").close();
-    onAnswer({ done, text: `${ACTS[name][0]}: ${message}` });
   } catch (failure) {
     if (failure instanceof SessionEnded) byId("act").close();
     else error.textContent = saying(failure);

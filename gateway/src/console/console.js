@@ -1,20 +1,22 @@
 // The console: logs in, follows the stream of trees, and draws the view that the address names.
 //
 // One tree is shown at a time. The modules beside this one: `session` asks the server, `tree`
-// follows it, `views` and `entity` are what is shown, `act` is what is done, `parts`, `text`,
-// `status` and `dom` are what they are made of.
+// follows it, `views`, `entity` and `users` are what is shown, `act` is what is done, `parts`,
+// `text`, `status` and `dom` are what they are made of.
 
 import { byId, h, morphChildren } from "./dom.js";
 import { close, entityView, keepFresh, onEntity, open } from "./entity.js";
 import { end, isLoggedIn, logIn, onEnd, saying } from "./session.js";
 import { problem } from "./status.js";
 import { follow, onTree, stopFollowing, trees } from "./tree.js";
+import { closeUsers, onUsers, openUsers, usersView } from "./users.js";
 import { journal, kinds, overview, supervision } from "./views.js";
 
 const VIEWS = {
   overview: { title: "Overview", render: overview },
   tree: { title: "Supervision tree", render: supervision },
   kinds: { title: "Kinds and commands", render: kinds },
+  users: { title: "Users of a tenant", render: usersView },
   journal: { title: "Journal", render: journal },
   actor: { title: "Entity", render: entityView },
 };
@@ -48,6 +50,8 @@ function show(moveFocus = false) {
   const { view, kind, id } = route();
   if (view === "actor") open(kind, id);
   else close();
+  if (view === "users") openUsers(kind);
+  else closeUsers();
   const title = view === "actor" ? `${kind}/${id}` : VIEWS[view].title;
   byId("title").textContent = title;
   document.title = `${title} · Bailiwick console`;
@@ -118,6 +122,7 @@ async function submitLogin(event) {
 onEnd((message) => {
   stopFollowing();
   close();
+  closeUsers();
   byId("act").close();
   byId("login-error").textContent = message;
   show();
@@ -127,6 +132,7 @@ onTree((tree) => {
   if (route().view === "actor") keepFresh(tree);
   draw();
 });
+onUsers(draw);
 onEntity({
   changed: draw,
   // The address gets the entity's own id, without a step back to the one that was typed.

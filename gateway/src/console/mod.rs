@@ -12,6 +12,8 @@
 //! | `GET /v1/operator/stream` | server-sent events `tree`, each second, data [`TreeView`] |
 //! | `GET /v1/operator/actors/{kind}/{id}?at=SEQ&before=SEQ&limit=N` | [`ActorPage`] |
 //! | `POST` the same, `{action, reason}` | `{done, message}`: an act, noted before it is done |
+//! | `GET /v1/operator/tenants/{id}/users` | a tenant's users without addresses and names |
+//! | `DELETE /v1/operator/users/{id}/factors`, `{reason}` | `{removed}`: lost second factors |
 //!
 //! Rates (per second) are made by the script from two trees that follow each other, so that the
 //! server keeps no figures for who is looking. No state is edited here: what an operator may do
@@ -41,6 +43,7 @@ pub const FILES: &[Asset] = &[
     Asset { name: "status.js", text: include_str!("status.js") },
     Asset { name: "text.js", text: include_str!("text.js") },
     Asset { name: "tree.js", text: include_str!("tree.js") },
+    Asset { name: "users.js", text: include_str!("users.js") },
     Asset { name: "views.js", text: include_str!("views.js") },
 ];
 
@@ -153,7 +156,7 @@ mod tests {
         for label in ["for=\"email\"", "for=\"password\"", "<title>", "name=\"viewport\""] {
             assert!(html.contains(label), "{label}");
         }
-        for view in ["overview", "tree", "kinds", "journal"] {
+        for view in ["overview", "tree", "kinds", "users", "journal"] {
             assert!(html.contains(&format!("href=\"#/{view}\"")), "{view}");
         }
         for file in FILES {

@@ -7,8 +7,13 @@ use activity::operator_act::REASON_CHARS_MAX;
 use super::FILES;
 
 /// The views, by the name in the address and the title in the navigation.
-const VIEWS: [(&str, &str); 4] =
-    [("overview", "Overview"), ("tree", "Supervision"), ("kinds", "Kinds"), ("journal", "Journal")];
+const VIEWS: [(&str, &str); 5] = [
+    ("overview", "Overview"),
+    ("tree", "Supervision"),
+    ("kinds", "Kinds"),
+    ("users", "Users"),
+    ("journal", "Journal"),
+];
 
 /// The whole page.
 pub fn page() -> Markup {

@@ -48,14 +48,15 @@ async function problemOf(response) {
   return detail || `The server answered ${response.status}.`;
 }
 
-/** Asks this server; a body makes it a POST. A refusal is an error with the problem's message. */
-export async function api(path, { signal, body } = {}, mayRefresh = true) {
+/** Asks this server; a body makes it a POST, or what `method` says. A refusal is an error with the
+ * problem's message. */
+export async function api(path, { signal, body, method } = {}, mayRefresh = true) {
   if (!session) throw new SessionEnded();
   const headers = { authorization: `Bearer ${session.access_token}` };
   const request = { headers, signal };
   if (body !== undefined) {
     headers["content-type"] = "application/json";
-    Object.assign(request, { method: "POST", body: JSON.stringify(body) });
+    Object.assign(request, { method: method ?? "POST", body: JSON.stringify(body) });
   }
   const response = await fetch(path, request);
   if (response.ok) return response;
@@ -65,7 +66,7 @@ export async function api(path, { signal, body } = {}, mayRefresh = true) {
   }
   if (mayRefresh) {
     refreshing ??= refresh().finally(() => (refreshing = null));
-    if (await refreshing) return api(path, { signal, body }, false);
+    if (await refreshing) return api(path, { signal, body, method }, false);
   }
   end("Your session is over. Log in again.");
   throw new SessionEnded();

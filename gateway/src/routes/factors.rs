@@ -11,14 +11,14 @@ use identity::factor_login::{FactorLogin, FactorView, FreshProof, ShownFactor};
 use identity::passkey::{Assertion, Enrolee, Registration, creation_options, new_challenge};
 use identity::second_factor::{
     BeginPasskey, BeginTotp, ConfirmTotp, Confirmed, FactorId, FinishPasskey, RecoveryCodes,
-    RegenerateCodes, Remove,
+    RegenerateCodes, Remove, SecondFactors,
 };
 use identity::sign_in_policy::{SetPolicy, SignInPolicy};
 use identity::tenant::OWNER_ROLE;
 use identity::totp::Secret;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use supervision::{Class, Refusal};
+use supervision::{Class, Command, Handle, Refusal};
 use types::{CallerKind, UserId, rfc3339};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -55,11 +55,18 @@ fn no_random_numbers() -> Refusal {
 }
 
 /// A user who is logged in, and no key or agent of theirs.
-fn person(entered: &Entered) -> Result<UserId, Refusal> {
+pub(super) fn person(entered: &Entered) -> Result<UserId, Refusal> {
     let is_person = entered.caller.kind == CallerKind::User;
     let message = "second factors are managed by their user, not by a key";
     let user = entered.user()?;
     is_person.then_some(user).ok_or_else(|| Refusal::forbidden(message))
+}
+
+/// 403 unless this user owns the credential's tenant.
+pub(super) async fn owner(app: &App, entered: &Entered, user: UserId) -> Result<(), Refusal> {
+    let is_owner = entered.caller.role == OWNER_ROLE
+        || app.identity.is_owner(user, entered.caller.tenant).await?;
+    is_owner.then_some(()).ok_or_else(|| Refusal::forbidden("this is for the tenant's owner"))
 }
 
 /// A user who is logged in, or who may enrol a second factor and nothing else.
@@ -244,27 +251,52 @@ async fn begin_totp(
         otpauth_uri: secret.otpauth_uri(ISSUER, &email).to_string(),
     };
     let command = BeginTotp { id, user, secret, label: body.value.label };
-    let address = app.identity.factors_address(user)?;
     let view = move |()| shown;
-    let response: Result<Response, Problem> = ask_once!(
-        app,
-        key.shown_once(),
-        entered,
-        "begin_totp",
-        body.bytes,
-        address,
-        command,
-        StatusCode::CREATED,
-        view
-    );
-    response.map(unstored)
+    let asking =
+        Asking { app: &app, entered: &entered, key, operation: "begin_totp", bytes: &body.bytes };
+    asking.once(command, StatusCode::CREATED, view).await
 }
 
-/// No cache keeps what is shown once.
-fn unstored(mut response: Response) -> Response {
-    let no_store = HeaderValue::from_static("no-store");
-    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
-    response
+/// A request about the caller's second factors, which may be a repetition.
+struct Asking<'a> {
+    app: &'a App,
+    entered: &'a Entered,
+    key: Key,
+    operation: &'a str,
+    bytes: &'a [u8],
+}
+
+impl Asking<'_> {
+    /// Asks them, and answers what is shown once: no cache keeps it.
+    async fn once<C, V>(
+        self,
+        command: C,
+        status: StatusCode,
+        view: impl FnOnce(<SecondFactors as Handle<C>>::Reply) -> V + Send + 'static,
+    ) -> Result<Response, Problem>
+    where
+        C: Command,
+        SecondFactors: Handle<C>,
+        V: Serialize,
+    {
+        let Self { app, entered, key, operation, bytes } = self;
+        let address = app.identity.factors_address(entered.user()?)?;
+        let response: Result<Response, Problem> = ask_once!(
+            app,
+            key.shown_once(),
+            entered,
+            operation,
+            bytes,
+            address,
+            command,
+            status,
+            view
+        );
+        let mut response = response?;
+        let no_store = HeaderValue::from_static("no-store");
+        response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+        Ok(response)
+    }
 }
 
 /// A code.
@@ -310,24 +342,14 @@ async fn confirm_factor(
     key: Key,
     body: JsonBody<CodeRequest>,
 ) -> Result<Response, Problem> {
-    let user = person(&entered)?;
+    person(&entered)?;
     let id = factor_id(&id)?;
     let command = ConfirmTotp { id, code: body.value.code, codes: fresh_codes()? };
     let operation = format!("confirm_factor {id}");
-    let address = app.identity.factors_address(user)?;
     let view = ConfirmedResponse::from;
-    let response: Result<Response, Problem> = ask_once!(
-        app,
-        key.shown_once(),
-        entered,
-        &operation,
-        body.bytes,
-        address,
-        command,
-        StatusCode::OK,
-        view
-    );
-    response.map(unstored)
+    let asking =
+        Asking { app: &app, entered: &entered, key, operation: &operation, bytes: &body.bytes };
+    asking.once(command, StatusCode::OK, view).await
 }
 
 /// What a browser passes to `navigator.credentials.create`.
@@ -362,20 +384,15 @@ async fn begin_passkey(
     let public_key = creation_options(app.identity.site(), &challenge, &enrolee, &known);
     let shown = PasskeyOptions { factor_id: id.to_string(), public_key };
     let command = BeginPasskey { id, user, challenge, label: body.value.label };
-    let address = app.identity.factors_address(user)?;
     let view = move |()| shown;
-    let response: Result<Response, Problem> = ask_once!(
-        app,
+    let asking = Asking {
+        app: &app,
+        entered: &entered,
         key,
-        entered,
-        "begin_passkey",
-        body.bytes,
-        address,
-        command,
-        StatusCode::OK,
-        view
-    );
-    response.map(unstored)
+        operation: "begin_passkey",
+        bytes: &body.bytes,
+    };
+    asking.once(command, StatusCode::OK, view).await
 }
 
 /// What a browser got from `navigator.credentials.create` (`RegistrationResponseJSON`).
@@ -399,20 +416,15 @@ async fn finish_passkey(
     let PasskeyAnswer(answer) = body.value;
     let site = app.identity.site().clone();
     let command = FinishPasskey { user, answer, site, codes: fresh_codes()? };
-    let address = app.identity.factors_address(user)?;
     let view = ConfirmedResponse::from;
-    let response: Result<Response, Problem> = ask_once!(
-        app,
-        key.shown_once(),
-        entered,
-        "finish_passkey",
-        body.bytes,
-        address,
-        command,
-        StatusCode::CREATED,
-        view
-    );
-    response.map(unstored)
+    let asking = Asking {
+        app: &app,
+        entered: &entered,
+        key,
+        operation: "finish_passkey",
+        bytes: &body.bytes,
+    };
+    asking.once(command, StatusCode::CREATED, view).await
 }
 
 /// That it is really the user: one of `password`, `code` and `recovery_code`.
@@ -463,23 +475,19 @@ async fn regenerate_recovery_codes(
     let user = person(&entered)?;
     let proof = app.identity.prove(user, body.value.proof()?).await?;
     let command = RegenerateCodes { proof, codes: fresh_codes()? };
-    let address = app.identity.factors_address(user)?;
     let view = |codes: RecoveryCodes| RecoveryCodesResponse {
         recovery_codes: codes.texts().map(str::to_owned).collect(),
     };
-    let response: Result<Response, Problem> = ask_once!(
-        app,
-        key.shown_once(),
-        entered,
-        "regenerate_recovery_codes",
-        body.bytes,
-        address,
-        command,
-        StatusCode::OK,
-        view
-    );
+    let asking = Asking {
+        app: &app,
+        entered: &entered,
+        key,
+        operation: "regenerate_recovery_codes",
+        bytes: &body.bytes,
+    };
+    let response = asking.once(command, StatusCode::OK, view).await?;
     app.identity.proved(user);
-    response.map(unstored)
+    Ok(response)
 }
 
 /// Remove a second factor; needs the password or a second factor
@@ -538,10 +546,7 @@ async fn set_sign_in_policy(
     body: JsonBody<SignInPolicyBody>,
 ) -> Result<Response, Problem> {
     let (user, tenant) = (person(&entered)?, entered.caller.tenant);
-    let is_owner = entered.caller.role == OWNER_ROLE || app.identity.is_owner(user, tenant).await?;
-    if !is_owner {
-        return Err(Refusal::forbidden("this is for the tenant's owner").into());
-    }
+    owner(&app, &entered, user).await?;
     let SignInPolicyBody { require_second_factor } = body.value;
     let command = SetPolicy { require_second_factor };
     let view = move |()| SignInPolicyBody { require_second_factor };

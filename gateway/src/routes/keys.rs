@@ -290,10 +290,21 @@ async fn create_for_account(
     key: Key,
     body: JsonBody<AccountKeyRequest>,
 ) -> Result<Response<Body>, Problem> {
+    make_listed(&app, &entered, key, body, Maker::Accounts).await
+}
+
+/// Makes a key in the shape that two of the APIs share.
+async fn make_listed(
+    app: &App,
+    entered: &Entered,
+    key: Key,
+    body: JsonBody<AccountKeyRequest>,
+    maker: Maker,
+) -> Result<Response<Body>, Problem> {
     let AccountKeyRequest { name, scopes, expires_at } = body.value;
     let scopes = scopes.map(Scopes::from_iter);
-    let new = NewKey { maker: Maker::Accounts, name, scopes, expires_at: expiry(expires_at)? };
-    make(&app, &entered, key, &body.bytes, new, listed_view).await
+    let new = NewKey { maker, name, scopes, expires_at: expiry(expires_at)? };
+    make(app, entered, key, &body.bytes, new, listed_view).await
 }
 
 fn listed_view(key: ApiKey, secret: &str) -> AccountKeyResponse {
@@ -355,10 +366,7 @@ async fn create_for_agents(
     key: Key,
     body: JsonBody<AccountKeyRequest>,
 ) -> Result<Response<Body>, Problem> {
-    let AccountKeyRequest { name, scopes, expires_at } = body.value;
-    let scopes = scopes.map(Scopes::from_iter);
-    let new = NewKey { maker: Maker::Agents, name, scopes, expires_at: expiry(expires_at)? };
-    make(&app, &entered, key, &body.bytes, new, listed_view).await
+    make_listed(&app, &entered, key, body, Maker::Agents).await
 }
 
 /// The caller's API keys, newest first, without their secrets

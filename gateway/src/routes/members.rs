@@ -6,12 +6,13 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use identity::invitation::{Conclude, Invitation, Invited};
+use identity::membership::MemberFilter;
 use identity::service::UserView;
-use identity::tenant::{AddMember, RemoveMember};
-use identity::{InvitationView, Joining};
+use identity::tenant::{AddMember, Inviter, RemoveMember};
+use identity::{InvitationView, Inviting, Joining};
 use serde::{Deserialize, Serialize};
 use supervision::Refusal;
-use types::{InvitationId, Scopes, UserId, rfc3339};
+use types::{CallerKind, InvitationId, Scopes, UserId, rfc3339};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -87,7 +88,8 @@ async fn members(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<MembersResponse>, Problem> {
     let Authority { tenant, .. } = authority(&app, &entered, &tenant_id, Some(READ)).await?;
-    let (members, total) = app.identity.members(tenant, None, query.page()).await?;
+    let (members, total) =
+        app.identity.members(tenant, MemberFilter::default(), query.page()).await?;
     let items = members.into_iter().map(MemberResponse::from).collect();
     Ok(Json(MembersResponse { items, total }))
 }
@@ -193,7 +195,8 @@ impl From<InvitationView> for InvitationResponse {
 /// Invite an e-mail address; the link goes out by mail and holds for 7 days, once
 ///
 /// Takes the scope `members:write` and rights that cover the role. The address need not have an
-/// account yet.
+/// account yet. The invitation is worth what its inviter may give when it is accepted: who is a
+/// member no more, or may not invite as this, has invited nobody (410 `invitation_void`).
 #[utoipa::path(post, path = "/v1/tenants/{tenant_id}/invitations", tag = tag::GATEWAY,
     params(("tenant_id" = String, Path)), request_body = InviteRequest,
     responses((status = 201, body = InvitationResponse), (status = 401), (status = 403),
@@ -205,17 +208,24 @@ async fn invite(
     key: Key,
     body: JsonBody<InviteRequest>,
 ) -> Result<Response, Problem> {
-    let Authority { tenant, rights, .. } =
+    let Authority { tenant, rights, is_installation } =
         authority(&app, &entered, &tenant_id, Some(WRITE)).await?;
     let InviteRequest { email, role } = body.value;
-    let (id, by) = (InvitationId(app.system.new_id()), (entered.caller.user, rights));
+    let (id, by) = (InvitationId(app.system.new_id()), entered.caller.user);
+    // A service's word stands for itself, whomever it acts for.
+    let inviter = match by.filter(|_| entered.caller.kind != CallerKind::Service) {
+        None => Inviter::Service,
+        Some(by) if is_installation => Inviter::Operator(by),
+        Some(by) => Inviter::Member(by),
+    };
+    let inviting = Inviting { inviter, by, rights };
     let (address, operation) = (Invitation::address(id, tenant), format!("invite {tenant}"));
     let caller = &entered.caller;
     let once = once::begin(&app, key, caller, address.place(), &operation, &body.bytes).await?;
     if let Once::Answered(response) = once {
         return Ok(response);
     }
-    let invite = app.identity.invitation(id, tenant, &email, role, by).await?;
+    let invite = app.identity.invitation(id, tenant, &email, role, inviting).await?;
     let email = invite.email.as_str().to_owned();
     let view = |invited: Invited| InvitationResponse::from(InvitationView::new(invited, email));
     let (origin, directory) =

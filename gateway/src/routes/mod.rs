@@ -8,14 +8,19 @@ mod billing;
 mod calls;
 mod console;
 mod developer;
+mod device;
+mod device_page;
+mod factor_removal;
 mod factors;
 mod import;
 mod invitation_page;
 mod keys;
 mod mail_pages;
+mod me;
 mod members;
 mod operator;
 mod operator_actors;
+mod operator_users;
 mod password;
 mod probes;
 mod roles;
@@ -41,6 +46,8 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(auth::router())
         .merge(password::router())
         .merge(factors::router())
+        .merge(factor_removal::router())
+        .merge(device::router())
         .merge(accounts::router())
         .merge(keys::router())
         .merge(sessions::router())
@@ -53,6 +60,8 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(members::router())
         .merge(roles::router())
         .merge(users::router())
+        .merge(me::router())
+        .merge(operator_users::router())
         .merge(import::router())
         .merge(signing_keys::router())
         .merge(operator_actors::router())
@@ -75,6 +84,7 @@ pub fn router(app: App) -> Router {
         .merge(probes::router(documents))
         .merge(console::router())
         .merge(invitation_page::router())
+        .merge(device_page::router())
         .merge(mail_pages::router())
         .route_layer(MapRequestLayer::new(note_route))
         .fallback(|| async { Problem::no_route() })

@@ -3,13 +3,20 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
+use billing::new_member::{Conclude, NewMember, Start};
+use identity::claim::EmailAddress;
+use identity::membership::MemberFilter;
+use identity::role::{self, GRANTS_BYTES_MAX};
 use identity::service::UserView;
-use identity::tenant::{AddMember, GrantChange, SetGrants, Tenant};
+use identity::tenant::{
+    ChangeMember, GrantChange, MEMBER_ATTRIBUTES_BYTES_MAX, MemberChange, RemoveMember, SetGrants,
+    Tenant,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use supervision::Refusal;
-use types::{Page, Scopes, UserId, rfc3339};
+use supervision::{Begin, IdempotencyKey, Refusal};
+use types::{JsonBytes, Page, Scopes, UserId, rfc3339};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -18,8 +25,9 @@ use crate::app::App;
 use crate::ask_once;
 use crate::authenticate::{Either, Entered};
 use crate::extract::{JsonBody, Query};
-use crate::once::Key;
+use crate::once::{self, Key};
 use crate::openapi::tag;
+use crate::paging;
 use crate::problem::Problem;
 
 const PAGE_DEFAULT: usize = 50;
@@ -29,8 +37,8 @@ const WRITE: &str = "members:write";
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
-        .routes(routes!(list))
-        .routes(routes!(one, update))
+        .routes(routes!(list, create))
+        .routes(routes!(one, update, remove))
         .routes(routes!(grant_scopes, revoke_scopes))
 }
 
@@ -95,6 +103,17 @@ struct UsersResponse {
 struct UsersQuery {
     /// Only those with this role
     role: Option<String>,
+    /// Those too who are switched off in this tenant
+    #[serde(default)]
+    #[param(default = false)]
+    include_inactive: bool,
+    /// Only those who are switched on in this tenant, or only those who are off
+    is_active: Option<bool>,
+    /// Only those whose role and grants cover this scope
+    scope: Option<String>,
+    /// Only this one: a whole e-mail address, or an id. Addresses are sealed: a part of one finds
+    /// nobody
+    search: Option<String>,
     /// How many at most: 1 to 200
     #[param(minimum = 1, maximum = 200, default = 50)]
     limit: Option<usize>,
@@ -114,10 +133,113 @@ async fn list(
     Query(query): Query<UsersQuery>,
 ) -> Result<Json<UsersResponse>, Problem> {
     entered.require(READ)?;
-    let page = Page::by_offset(query.limit, query.offset, PAGE_DEFAULT, PAGE_MAX);
-    let (users, total) = app.identity.members(entered.caller.tenant, query.role, page).await?;
+    let UsersQuery { role, include_inactive, is_active, scope, search, limit, offset } = query;
+    paging::within("limit", limit, PAGE_MAX)?;
+    let page = Page::by_offset(limit, offset, PAGE_DEFAULT, PAGE_MAX);
+    let user = match search.filter(|text| !text.trim().is_empty()) {
+        Some(text) => Some(app.identity.user_named(&text).await?),
+        None => None,
+    };
+    let active = is_active.or((!include_inactive).then_some(true));
+    let filter = MemberFilter { role, scope, active, user };
+    let (users, total) = app.identity.members(entered.caller.tenant, filter, page).await?;
     let items = users.into_iter().map(UserDetailResponse::from).collect();
     Ok(Json(UsersResponse { items, total }))
+}
+
+/// An account for somebody who has none.
+#[derive(Deserialize, ToSchema)]
+struct CreateUserRequest {
+    /// The e-mail address
+    #[schema(format = Email)]
+    email: String,
+    /// Neither needed nor kept: the person chooses one by the link in the mail, and nobody else
+    /// knows it
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    #[expect(dead_code, reason = "read so that it is documented, and let go: it is a password")]
+    password: serde::de::IgnoredAny,
+    /// The name of a role of this tenant
+    #[serde(default = "default_role")]
+    role: String,
+    /// What is granted beside the role
+    #[serde(default)]
+    scopes: Option<Vec<String>>,
+    /// What the tenant keeps of the user: at most 1,024 bytes
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    attributes: Option<Map<String, Value>>,
+}
+
+fn default_role() -> String {
+    "user".to_owned()
+}
+
+/// What a request for an account comes to, if the caller may give that.
+async fn start(
+    app: &App,
+    entered: &Entered,
+    user: UserId,
+    body: CreateUserRequest,
+) -> Result<Start, Refusal> {
+    let (tenant, rights) = (entered.caller.tenant, entered.caller.scopes.clone());
+    let email = EmailAddress::new(&body.email)?;
+    let grants: Scopes = body.scopes.unwrap_or_default().into_iter().collect();
+    role::check_scopes("scopes", &grants, GRANTS_BYTES_MAX)?;
+    let wanted = body.role.clone();
+    let covered = move |it: &Tenant| it.staff.covers(tenant, &wanted);
+    let covered = app.identity.look_tenant(tenant, covered).await?.flatten();
+    let covered = covered.ok_or_else(|| Refusal::invalid("role", "there is no such role"))?;
+    role::check_within(&covered, &rights)?;
+    role::check_within(&grants, &rights)?;
+    let attributes: Option<JsonBytes> = body.attributes.map(|it| Value::from(it).into());
+    if attributes.as_ref().is_some_and(|it| it.as_str().len() > MEMBER_ATTRIBUTES_BYTES_MAX) {
+        let message = format!("has more than {MEMBER_ATTRIBUTES_BYTES_MAX} bytes");
+        return Err(Refusal::invalid("attributes", message));
+    }
+    app.identity.admit_mail(&tenant.to_string())?;
+    let password = app.identity.hash_of_nothing().await?;
+    Ok(Start { user, tenant, email, password, role: body.role, grants, rights, attributes })
+}
+
+/// Make an account for an address that has none, as a member of the caller's tenant
+///
+/// Takes the scope `members:write`, and rights that cover the role and the grants. The person is
+/// mailed a link to choose a password; nobody can log in before. 409 `email_taken` for an address
+/// that has an account: invite it.
+#[utoipa::path(post, path = "/v1/users", tag = tag::GATEWAY, request_body = CreateUserRequest,
+    responses((status = 201, body = UserDetailResponse), (status = 401), (status = 403),
+        (status = 409), (status = 422), (status = 429)))]
+async fn create(
+    State(app): State<App>,
+    Either(entered): Either,
+    key: Key,
+    body: JsonBody<CreateUserRequest>,
+) -> Result<Response, Problem> {
+    entered.require(WRITE)?;
+    let (caller, tenant) = (&entered.caller, entered.caller.tenant);
+    // With a key the user has the key's own id: a repetition finds it, whatever came between.
+    let key = key.of(caller, "create_user", &body.bytes);
+    let id = key.as_ref().map_or_else(|| app.system.new_id(), IdempotencyKey::process_id);
+    let (user, address) = (UserId(id), NewMember::address(UserId(id), tenant));
+    let ticketed = match key {
+        None => None,
+        Some(key) => match app.system.begin(address.place(), key).await? {
+            Begin::Recorded(bytes) => return once::response(&bytes),
+            Begin::Fresh(ticketed) => Some(ticketed),
+        },
+    };
+    let origin = app.origin(caller, entered.request);
+    let start = start(&app, &entered, user, body.value).await?;
+    let processes = app.system.directory::<NewMember>();
+    processes.ask(&address, start, origin.clone()).await?;
+    processes.wait(&address, origin.clone()).await??;
+    let response = UserDetailResponse::from(app.identity.member(tenant, user).await?);
+    let Some(ticketed) = ticketed else {
+        return Ok((StatusCode::CREATED, Json(response)).into_response());
+    };
+    let render = move |()| once::record(StatusCode::CREATED, &response);
+    once::response(&processes.ask_once(&address, Conclude, origin, ticketed, render).await?)
 }
 
 /// A user of the caller's tenant: one's own, or with the scope `members:read` anybody
@@ -143,19 +265,22 @@ struct UpdateUserRequest {
     /// What is granted beside the role, all of it
     #[serde(default)]
     scopes: Option<Vec<String>>,
-    /// Not changed by a tenant: refused unless null
+    /// What this tenant keeps of the user, all of it: at most 1,024 bytes
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     attributes: Option<Map<String, Value>>,
-    /// Not changed by a tenant, which removes members instead: refused unless null
+    /// Whether the user may do anything in this tenant
     #[serde(default)]
     is_active: Option<bool>,
 }
 
-/// Give a user of the caller's tenant another role, other grants, or both
+/// Change what a user is in the caller's tenant: role, grants, attributes, on or off
 ///
-/// Takes the scope `members:write`, and rights that cover what is given and what is taken. The
-/// user's tokens for this tenant are refused at once; the next refresh gives one that says it.
+/// All of it or nothing. Takes the scope `members:write`, and rights that cover what the user may
+/// do, what is given and what is taken. The user's tokens for this tenant are refused at once; the
+/// next refresh gives one that says it. Who is switched off is signed out of this tenant, and their
+/// API keys for it end for good. The last owner stays (409), and so does a direct user in their own
+/// tenant.
 #[utoipa::path(patch, path = "/v1/users/{user_id}", tag = tag::GATEWAY,
     params(("user_id" = String, Path)), request_body = UpdateUserRequest,
     responses((status = 200, body = UserDetailResponse), (status = 401), (status = 403),
@@ -168,24 +293,58 @@ async fn update(
 ) -> Result<Json<UserDetailResponse>, Problem> {
     entered.require(WRITE)?;
     let user = member_at(&entered, &user_id, WRITE)?;
-    let UpdateUserRequest { role, scopes, attributes, is_active } = body.value;
-    let tenant = entered.caller.tenant;
-    let foreign = [("attributes", attributes.is_some()), ("is_active", is_active.is_some())];
-    if let Some((field, _)) = foreign.into_iter().find(|(_, is_given)| *is_given) {
-        return Err(Refusal::invalid(field, "a tenant does not change this of a user").into());
-    }
-    let origin = || app.origin(&entered.caller, entered.request);
-    if let Some(role) = role {
-        let rights = entered.caller.scopes.clone();
-        let change = AddMember { user, role, rights, is_new: false };
-        app.identity.change_members(tenant, change, origin()).await?;
-    }
-    if let Some(scopes) = scopes {
-        let change = GrantChange::Set(scopes.into_iter().collect());
-        let set = SetGrants { user, change, rights: entered.caller.scopes.clone() };
-        app.identity.change_members(tenant, set, origin()).await?;
-    }
+    let UpdateUserRequest { role, scopes, attributes, is_active: active } = body.value;
+    let (tenant, rights) = (entered.caller.tenant, entered.caller.scopes.clone());
+    let grants = scopes.map(Scopes::from_iter);
+    let attributes = attributes.map(|attributes| Value::from(attributes).into());
+    let change = MemberChange { role, grants, active, attributes };
+    let origin = app.origin(&entered.caller, entered.request);
+    app.identity.change_members(tenant, ChangeMember { user, change, rights }, origin).await?;
     Ok(Json(app.identity.member(tenant, user).await?.into()))
+}
+
+/// Whether the person is to be erased.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct RemoveQuery {
+    /// Refused when true: erasing a person is an act of its own, for every tenant at once
+    #[serde(default)]
+    #[param(default = false)]
+    permanent: bool,
+}
+
+/// A user who belongs to the tenant no more.
+#[derive(Serialize, ToSchema)]
+struct UserRemoved {
+    id: UserId,
+    removed: bool,
+}
+
+/// Take a user out of the caller's tenant; the account and its other tenants stay
+///
+/// Takes the scope `members:write`, and rights that cover the user's. Tokens, sessions and API keys
+/// of that user for this tenant end for good. The last owner stays (409), and so does a direct user
+/// in the tenant they signed up with.
+#[utoipa::path(delete, path = "/v1/users/{user_id}", tag = tag::GATEWAY,
+    params(("user_id" = String, Path), RemoveQuery),
+    responses((status = 200, body = UserRemoved), (status = 401), (status = 403),
+        (status = 404), (status = 409), (status = 422)))]
+async fn remove(
+    State(app): State<App>,
+    Either(entered): Either,
+    Path(user_id): Path<String>,
+    Query(RemoveQuery { permanent }): Query<RemoveQuery>,
+) -> Result<Json<UserRemoved>, Problem> {
+    entered.require(WRITE)?;
+    let user = member_at(&entered, &user_id, WRITE)?;
+    if permanent {
+        let message = "erasing a person is an act of its own; this takes them out of the tenant";
+        return Err(Refusal::invalid_at("query", "permanent", message).into());
+    }
+    let (tenant, rights) = (entered.caller.tenant, entered.caller.scopes.clone());
+    let origin = app.origin(&entered.caller, entered.request);
+    app.identity.change_members(tenant, RemoveMember { user, rights }, origin).await?;
+    Ok(Json(UserRemoved { id: user, removed: true }))
 }
 
 /// Scopes to grant, or to take back.

@@ -25,13 +25,17 @@ const NO_IDS: &[&str] = &[
     "before",
     "cascade",
     "cursor",
+    "include_inactive",
+    "is_active",
     "kind",
     "limit",
     "offset",
     "page",
     "per_page",
+    "permanent",
     "resource",
     "role",
+    "scope",
     "search",
     "source",
     "status",
@@ -130,6 +134,7 @@ impl Matrix {
         id("/v1/billing/holds/", "id", |it| &it.hold);
         id("/v1/operator/tenants/", "id", |it| &it.user.id);
         id("/v1/operator/actors/", "id", |it| &it.user.id);
+        id("/v1/operator/users/", "id", |it| &it.user.id);
         Self { server, asker: own.user, ids }
     }
 

@@ -19,7 +19,7 @@ const ORIGIN: &str = "http://localhost:0";
 
 /// An authenticator app: its codes in the order of their steps, from the present one on. The one
 /// after the present is taken too, so a test may use two at once.
-struct AuthenticatorApp {
+pub(super) struct AuthenticatorApp {
     secret: Secret,
     step: u64,
 }
@@ -48,7 +48,7 @@ async fn half_logged_in(api: &Api, user: &User) -> Value {
     login(api, user, &json!({})).await.problem(401, "second_factor_required")
 }
 
-async fn enrol_app(api: &Api, token: &str) -> (AuthenticatorApp, Value) {
+pub(super) async fn enrol_app(api: &Api, token: &str) -> (AuthenticatorApp, Value) {
     let path = format!("{FACTORS}/totp");
     let enrolled = api.post(&path, &json!({"label": "phone"})).bearer(token).send().await.ok(201);
     let mut app = AuthenticatorApp::new(&enrolled);

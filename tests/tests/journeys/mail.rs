@@ -29,7 +29,7 @@ fn mails(folder: &Path, to: &str) -> Vec<(String, String)> {
 }
 
 /// The mail with this subject, once it is there.
-async fn mail(folder: &Path, to: &str, subject: &str) -> String {
+pub(super) async fn mail(folder: &Path, to: &str, subject: &str) -> String {
     loop {
         let found = mails(folder, to).into_iter().find(|(it, _)| it == subject);
         if let Some((_, mail)) = found {
@@ -39,7 +39,7 @@ async fn mail(folder: &Path, to: &str, subject: &str) -> String {
     }
 }
 
-fn token(mail: &str) -> String {
+pub(super) fn token(mail: &str) -> String {
     let link = mail.lines().find(|line| line.starts_with("http")).unwrap();
     link.split_once("?token=").unwrap().1.to_owned()
 }

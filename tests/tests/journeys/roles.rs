@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use types::InvitationId;
 
 /// Makes a user a member of another's own tenant, and logs them in there.
-async fn join(server: &Server, owner: &User, user: &User, role: &str) -> Value {
+pub(super) async fn join(server: &Server, owner: &User, user: &User, role: &str) -> Value {
     let api = &server.api;
     let path = format!("/v1/tenants/{}/invitations", owner.id);
     let invite = json!({"email": user.email, "role": role});
@@ -22,7 +22,7 @@ async fn join(server: &Server, owner: &User, user: &User, role: &str) -> Value {
     api.post("/v1/auth/login", &login).send().await.ok(200)
 }
 
-fn bearer(tokens: &Value) -> String {
+pub(super) fn bearer(tokens: &Value) -> String {
     text(&tokens["access_token"])
 }
 

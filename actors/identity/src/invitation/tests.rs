@@ -14,7 +14,9 @@ fn invite() -> Invite {
         email: EmailAddress::new("bob@example.test").unwrap(),
         email_tag: "email/b0b".to_owned(),
         role: "user".to_owned(),
+        role_id: None,
         invited_by: Some(UserId(5)),
+        inviter: Inviter::Member(UserId(5)),
     }
 }
 

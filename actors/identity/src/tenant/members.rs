@@ -7,7 +7,8 @@ use supervision::{Class, Command, Handle, Refusal, Turn};
 use types::{Scopes, UserId};
 
 use super::{
-    Details, GrantsSet, MEMBERS_MAX, MemberRemoved, MemberSet, Tenant, TenantEvent, record_telling,
+    Details, GrantsSet, MEMBERS_MAX, MemberRemoved, MemberSet, MemberTerms, Tenant, TenantEvent,
+    record_telling,
 };
 use crate::role::{self, GRANTS_BYTES_MAX, check_scopes, check_within};
 use crate::user::Membership;
@@ -35,16 +36,27 @@ pub struct MembersTold {
 #[derive(Clone, Debug)]
 pub(crate) struct Untold {
     pub told: Told,
+    /// The number of the change that made the user a member.
+    pub since: u64,
     /// What the user is; `None` for no member.
     pub membership: Option<Membership>,
 }
 
 impl Tenant {
-    /// What a member is; `None` for no member.
+    /// What a member is; `None` for no member, and for one who is switched off.
     pub fn membership(&self, user: UserId) -> Option<Membership> {
+        self.member_terms(user).filter(|terms| terms.active).map(|terms| terms.membership)
+    }
+
+    /// What a member is, switched on or off; `None` for no member.
+    pub fn member_terms(&self, user: UserId) -> Option<MemberTerms> {
         let details = self.details.as_ref()?;
-        let role = details.members.get(&user)?;
-        Some(self.staff.membership(details.id, role, self.staff.grants.get(&user)))
+        let (role, grants) = (details.members.get(&user)?, self.staff.grants.get(&user));
+        Some(MemberTerms {
+            membership: self.staff.membership(details.id, role, grants),
+            active: !self.staff.inactive.contains(&user),
+            attributes: self.staff.attributes.get(&user).cloned(),
+        })
     }
 
     /// Those who are to be told, behind one of them: at most [`TELL_STEP`].
@@ -53,37 +65,47 @@ impl Tenant {
         let next = self.staff.untold.range((from, Bound::Unbounded)).take(TELL_STEP);
         let untold = |(user, version): (&UserId, &u64)| Untold {
             told: Told { user: *user, version: *version },
+            since: self.staff.joined.get(user).copied().unwrap_or_default(),
             membership: self.membership(*user),
         };
         next.map(untold).collect()
     }
 
     /// 403 unless `rights` cover what a member may do now.
-    fn check_over(&self, user: UserId, rights: &Scopes) -> Result<(), Refusal> {
-        let present = self.membership(user);
-        present.map_or(Ok(()), |present| check_within(&present.scopes, rights))
-    }
-}
-
-impl Details {
-    fn member(&self, user: UserId) -> Result<&str, Refusal> {
-        let role = self.members.get(&user).map(String::as_str);
-        role.ok_or_else(|| Refusal::not_found("member"))
+    pub(super) fn check_over(&self, user: UserId, rights: &Scopes) -> Result<(), Refusal> {
+        let present = self.member_terms(user);
+        present.map_or(Ok(()), |present| check_within(&present.membership.scopes, rights))
     }
 
     /// 409 when a member cannot cease to be what they are.
-    fn check_movable(&self, user: UserId) -> Result<(), Refusal> {
-        if self.direct && user.direct_tenant() == self.id {
+    pub(super) fn check_movable(&self, user: UserId) -> Result<(), Refusal> {
+        let details = self.existing()?;
+        if details.direct && user.direct_tenant() == details.id {
             let message = "a user stays the owner of their own tenant";
             return Err(Refusal::conflict("own_tenant", message));
         }
-        let mut others = self.members.iter().filter(|(other, _)| **other != user);
-        let is_owner = self.members.get(&user).is_some_and(|role| role::is_owner(role));
+        let is_other = |other: &UserId| *other != user && !self.staff.inactive.contains(other);
+        let mut others = details.members.iter().filter(|(other, _)| is_other(other));
+        let is_owner = details.members.get(&user).is_some_and(|role| role::is_owner(role));
         if is_owner && !others.any(|(_, role)| role::is_owner(role)) {
             let message = "the last owner stays; make somebody else an owner first";
             return Err(Refusal::conflict("last_owner", message));
         }
         Ok(())
+    }
+}
+
+impl Details {
+    pub(super) fn member(&self, user: UserId) -> Result<&str, Refusal> {
+        let role = self.members.get(&user).map(String::as_str);
+        role.ok_or_else(|| Refusal::not_found("member"))
+    }
+
+    /// 409 when there is no room for one more.
+    pub(super) fn check_room(&self) -> Result<(), Refusal> {
+        let message = format!("a tenant has at most {MEMBERS_MAX} members");
+        let has_room = self.members.len() < MEMBERS_MAX;
+        has_room.then_some(()).ok_or_else(|| Refusal::conflict("too_many_members", message))
     }
 }
 
@@ -120,18 +142,14 @@ impl Handle<AddMember> for Tenant {
             Ok(known) if is_new || known == role => return Ok(()),
             Ok(_) => {}
             Err(missing) if !is_new => return Err(missing),
-            Err(_) if details.members.len() >= MEMBERS_MAX => {
-                let message = format!("a tenant has at most {MEMBERS_MAX} members");
-                return Err(Refusal::conflict("too_many_members", message));
-            }
-            Err(_) => {}
+            Err(_) => details.check_room()?,
         }
         let covered = state.staff.covers(details.id, &role);
         let covered = covered.ok_or_else(|| Refusal::invalid("role", "there is no such role"))?;
         check_within(&covered, &rights)?;
         state.check_over(user, &rights)?;
         if !role::is_owner(&role) {
-            details.check_movable(user)?;
+            state.check_movable(user)?;
         }
         let id = details.id;
         record_telling(turn, id, TenantEvent::MemberSet(MemberSet { user, role }));
@@ -161,7 +179,7 @@ impl Handle<RemoveMember> for Tenant {
         let details = turn.state().existing()?;
         details.member(user)?;
         turn.state().check_over(user, &rights)?;
-        details.check_movable(user)?;
+        turn.state().check_movable(user)?;
         let id = details.id;
         record_telling(turn, id, TenantEvent::MemberRemoved(MemberRemoved { user }));
         Ok(())
@@ -206,12 +224,7 @@ impl Handle<SetGrants> for Tenant {
         if scopes == known {
             return Ok(known);
         }
-        check_scopes("scopes", &scopes, GRANTS_BYTES_MAX)?;
-        let differs = |a: &Scopes, b: &Scopes| -> Scopes {
-            a.as_slice().iter().filter(|scope| !b.as_slice().contains(scope)).cloned().collect()
-        };
-        check_within(&differs(&scopes, &known), &rights)?;
-        check_within(&differs(&known, &scopes), &rights)?;
+        check_grants(&known, &scopes, &rights)?;
         let id = details.id;
         let event = TenantEvent::GrantsSet(GrantsSet { user, scopes: scopes.clone() });
         record_telling(turn, id, event);
@@ -219,8 +232,18 @@ impl Handle<SetGrants> for Tenant {
     }
 }
 
+/// Whether somebody with these rights may put one list of grants in the place of another.
+pub(super) fn check_grants(known: &Scopes, new: &Scopes, rights: &Scopes) -> Result<(), Refusal> {
+    check_scopes("scopes", new, GRANTS_BYTES_MAX)?;
+    let differs = |a: &Scopes, b: &Scopes| -> Scopes {
+        a.as_slice().iter().filter(|scope| !b.as_slice().contains(scope)).cloned().collect()
+    };
+    check_within(&differs(new, known), rights)?;
+    check_within(&differs(known, new), rights)
+}
+
 /// The grants after a change, each once.
-fn changed(known: &Scopes, change: GrantChange) -> Scopes {
+pub(super) fn changed(known: &Scopes, change: GrantChange) -> Scopes {
     let (kept, added) = match change {
         GrantChange::Add(added) => (known.clone(), added),
         GrantChange::Take(taken) => {

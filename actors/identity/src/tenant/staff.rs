@@ -1,11 +1,11 @@
 //! What a tenant keeps of its members beside their roles: grants, roles of its own, and whom it has
 //! not told yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use supervision::Timestamp;
-use types::{Scopes, TenantId, UserId};
+use types::{Personal, RoleIdentifier, Scopes, TenantId, UserId};
 
 use super::{Details, TenantEvent};
 use crate::role::{self, Role};
@@ -27,6 +27,23 @@ pub struct Staff {
     pub untold: BTreeMap<UserId, u64>,
     /// When they are told again.
     pub tell_again_at: Timestamp,
+    /// The number of the change that made each member one; nobody who was from the beginning.
+    pub joined: BTreeMap<UserId, u64>,
+    /// Who is switched off.
+    pub inactive: BTreeSet<UserId>,
+    /// What is kept of members; see [`super::MemberAttributesSet`].
+    pub attributes: BTreeMap<UserId, Personal>,
+}
+
+/// What a member is, switched on or off.
+#[derive(Clone, Debug)]
+pub struct MemberTerms {
+    /// The role and what it covers with the grants.
+    pub membership: Membership,
+    /// Whether they may do anything here.
+    pub active: bool,
+    /// See [`super::MemberAttributesSet`].
+    pub attributes: Option<Personal>,
 }
 
 impl Staff {
@@ -34,6 +51,12 @@ impl Staff {
     pub fn covers(&self, tenant: TenantId, role: &str) -> Option<Scopes> {
         let own = || self.roles.get(role).map(|role| role.terms.scopes.clone());
         role::built_in(role, tenant).or_else(own)
+    }
+
+    /// The id of a role of its own; `None` for a built-in one, and where there is none.
+    pub fn role_id(&self, tenant: TenantId, role: &str) -> Option<RoleIdentifier> {
+        let own = self.roles.get(role).filter(|_| role::built_in(role, tenant).is_none());
+        own.map(|role| role.id)
     }
 
     /// What somebody with this role and these grants is.
@@ -54,10 +77,30 @@ impl Staff {
     /// Takes an event in. `details` are those before it.
     pub(super) fn apply(&mut self, details: Option<&Details>, event: &TenantEvent, at: Timestamp) {
         match event {
-            TenantEvent::MemberSet(it) => self.changed(it.user, at),
+            TenantEvent::MemberSet(it) => {
+                self.changed(it.user, at);
+                if details.is_none_or(|details| !details.members.contains_key(&it.user)) {
+                    self.joined.insert(it.user, self.version);
+                }
+            }
             TenantEvent::MemberRemoved(it) => {
                 self.grants.remove(&it.user);
+                self.joined.remove(&it.user);
+                self.inactive.remove(&it.user);
+                self.attributes.remove(&it.user);
                 self.changed(it.user, at);
+            }
+            TenantEvent::MemberActiveSet(it) => {
+                self.changed(it.user, at);
+                if it.active {
+                    self.inactive.remove(&it.user);
+                    self.joined.insert(it.user, self.version);
+                } else {
+                    self.inactive.insert(it.user);
+                }
+            }
+            TenantEvent::MemberAttributesSet(it) => {
+                self.attributes.insert(it.user, it.attributes.clone());
             }
             TenantEvent::GrantsSet(it) => {
                 self.grants.insert(it.user, it.scopes.clone());

@@ -17,6 +17,11 @@ pub struct PasswordReplaced {
     pub password: PasswordHash,
 }
 
+/// Whoever reads the address's mail took over an account that was never verified: no session and
+/// no key from before counts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reclaimed {}
+
 /// Lets nobody in by password until the address is verified, so that an account that was made by
 /// somebody who does not read that address's mail looks like none. No change once it is verified.
 pub struct AwaitVerification {}
@@ -60,9 +65,11 @@ impl Handle<ReplacePassword> for User {
     }
 }
 
-/// Sets another password for somebody who lost the old one, which ends every session. Answers the
-/// new epoch. 410 `link_used` when every session was ended since it was asked for; with the same
-/// hash it is a repetition.
+/// Sets another password for somebody who lost the old one and reads the address's mail, which
+/// ends every session. An account that was never verified may have been made by somebody else:
+/// its keys end too ([`User::keys_from`]), and the address is verified. Answers the new epoch. 410
+/// `link_used` when every session was ended since it was asked for; with the same hash it is a
+/// repetition.
 pub struct ResetPassword {
     /// The new password's hash.
     pub password: PasswordHash,
@@ -85,6 +92,9 @@ impl Handle<ResetPassword> for User {
         if turn.state().sessions_from != sessions_from {
             let message = "the password was changed since; ask for another link";
             return Err(Refusal::new(Class::Gone, "link_used", message));
+        }
+        if !turn.state().existing()?.email_verified {
+            record(turn, UserEvent::Reclaimed(Reclaimed {}));
         }
         Ok(record(turn, UserEvent::PasswordChanged(PasswordChanged { password })))
     }

@@ -13,7 +13,7 @@ fn membership(role: &str) -> Membership {
 }
 
 fn hear(tenant: TenantId, role: Option<&str>, version: u64) -> HearMembership {
-    HearMembership { tenant, membership: role.map(membership), version }
+    HearMembership { tenant, membership: role.map(membership), since: 0, version }
 }
 
 fn hash(text: &str) -> PasswordHash {
@@ -109,6 +109,46 @@ fn of_what_a_tenant_tells_the_latest_counts() {
     assert_eq!(epochs(&then.given), (0, 0), "other tenants' tokens stay good");
     let given = then.given.when(hear(HOME, None, 1)).then();
     assert!(given.state().account(None).unwrap().membership.is_none());
+}
+
+#[test]
+fn what_was_made_before_leaving_or_before_the_address_was_shown_is_over() {
+    let made = |given: &Given<User>| given.state().account(Some(OTHER)).unwrap().made_under();
+    let from = |given: &Given<User>| given.state().account(Some(OTHER)).unwrap().keys_from;
+    let given = ada().when(hear(OTHER, Some("guest"), 3)).then();
+    let first = made(&given);
+    let given = given.when(hear(OTHER, Some("admin"), 4)).then();
+    assert!(first.counts(from(&given)), "another role ends nothing");
+    let (has_left, given) = given.when(hear(OTHER, None, 5)).reply();
+    assert!(has_left && !first.counts(from(&given)));
+    let back = HearMembership { since: 6, ..hear(OTHER, Some("guest"), 6) };
+    let (has_left, given) = given.when(back).reply();
+    assert!(!has_left && !first.counts(from(&given)), "coming back revives nothing");
+    let second = made(&given);
+    assert!(second.counts(from(&given)));
+    // Removed and taken in again before the user could be told of either.
+    let late = || HearMembership { since: 8, ..hear(OTHER, Some("guest"), 9) };
+    let (came_back, given) = given.when(late()).reply();
+    assert!(came_back && !second.counts(from(&given)));
+    let then = given.when(late());
+    assert!(then.events.is_empty());
+    let (again, given) = then.reply();
+    assert!(again, "who tells it twice learns the same");
+    let third = made(&given);
+    assert!(third.counts(from(&given)));
+
+    let reset = |given: &Given<User>| ResetPassword {
+        password: hash("mine"),
+        sessions_from: given.state().sessions_from,
+    };
+    let command = reset(&given);
+    let given = given.when(command).then();
+    assert!(given.state().profile.as_ref().unwrap().email_verified);
+    assert!(!third.counts(from(&given)), "it may have been made by somebody else");
+    let fourth = made(&given);
+    let command = ResetPassword { password: hash("lost"), ..reset(&given) };
+    let given = given.when(command).then();
+    assert!(fourth.counts(from(&given)), "whose address is known keeps the keys");
 }
 
 #[test]

@@ -114,7 +114,7 @@ async fn a_key_shrinks_and_dies_with_what_its_owner_may_do() {
     let member = |version, scopes: &[&str]| {
         let scopes = scopes.iter().copied().collect();
         let membership = Some(Membership { role: "clerk".to_owned(), scopes });
-        HearMembership { tenant, membership, version }
+        HearMembership { tenant, membership, since: 0, version }
     };
     let (identity, users) = (&world.identity, world.system.directory::<User>());
     let (address, origin) = (User::address(user, tenant), world.origin());
@@ -143,7 +143,7 @@ async fn a_key_shrinks_and_dies_with_what_its_owner_may_do() {
         identity.change_tenant(tenant, SetActive { active }, world.origin()).await.unwrap();
         assert_eq!(world.check_code(&key).await, expected, "tenant {active}");
     }
-    let remove = HearMembership { tenant, membership: None, version: 13 };
+    let remove = HearMembership { tenant, membership: None, since: 0, version: 13 };
     hear(remove).await.unwrap();
     assert_eq!(world.check_code(&key).await, "invalid_api_key");
 }
