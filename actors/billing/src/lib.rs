@@ -5,6 +5,7 @@
 //! [`sign_up`] makes a person a user with a tenant and a wallet; [`verification`] is what the
 //! e-mail address is good for once it is verified.
 
+pub mod farewell;
 pub mod numbers;
 pub mod plans;
 pub mod sign_up;

@@ -40,7 +40,7 @@ use crate::token_cache::{
     self, CACHE_CAPACITY, CredentialDigest, Epochs, OwnerClass, OwnerKey, TokenCache,
 };
 use crate::user::{Account, AuthMethod, EMAIL_LABEL, NAME_LABEL, User};
-use crate::{internal, invalid_token, unix_ms};
+use crate::{internal, invalid_token, unix_ms, unless_erased};
 
 /// How many users' last logins are remembered, at most twice over.
 pub const LOGINS_KEPT: usize = 65_536;
@@ -259,7 +259,8 @@ impl Identity {
         })?;
         let ids = (claims.sub.parse(), claims.sid.parse(), claims.tenant_id.parse());
         let (Ok(user), Ok(session), Ok(tenant)) = ids else { return Err(invalid_token()) };
-        if !self.is_current(user, session, tenant, claims.epochs).await? {
+        let is_current = self.is_current(user, session, tenant, claims.epochs).await;
+        if unless_erased(is_current.map(Some))? != Some(true) {
             return Err(invalid_token());
         }
         let caller = Caller {
@@ -334,7 +335,8 @@ impl Identity {
         let Some(address) = self.user_address(user)? else { return Ok(None) };
         let system = self.system()?;
         let look = move |user: &User| user.account(tenant);
-        system.directory::<User>().look(&address, system.system_origin(), look).await
+        let found = system.directory::<User>().look(&address, system.system_origin(), look).await;
+        unless_erased(found)
     }
 
     /// The caller's own user, in the caller's tenant. 403 for callers that are no user.
@@ -350,7 +352,8 @@ impl Identity {
         let system = self.system()?;
         let look = |user: &User| user.profile.clone();
         let (users, origin) = (system.directory::<User>(), system.system_origin());
-        let mut profile = users.look(&address, origin, look).await?.ok_or_else(missing)?;
+        let profile = unless_erased(users.look(&address, origin, look).await)?;
+        let mut profile = profile.ok_or_else(missing)?;
         let keys = system.journal().keys();
         let membership = profile.memberships.remove(&tenant);
         let (role, scopes) = membership.map(|it| (it.role, it.scopes)).unwrap_or_default();
@@ -385,7 +388,7 @@ impl Identity {
             let (tenants, origin) = (system.directory::<Tenant>(), system.system_origin());
             async move {
                 let name = |tenant: &Tenant| tenant.details.as_ref().map(|it| it.name.clone());
-                let name = tenants.look(&Tenant::address(id), origin, name).await?;
+                let name = unless_erased(tenants.look(&Tenant::address(id), origin, name).await)?;
                 Ok(TenantView { id, name: name.unwrap_or_default(), role })
             }
         });
@@ -405,6 +408,16 @@ impl Identity {
     pub fn may_mail(&self, to: &EmailAddress) -> Result<bool, Refusal> {
         let now = self.system()?.clock().now();
         Ok(self.mails.begin(Pair::new("mail to", to.as_str()), now).is_ok())
+    }
+
+    /// Forgets what is remembered of a user or a tenant that is erased.
+    pub(crate) fn forget(&self, owner: &OwnerKey) {
+        self.tokens.forget(owner);
+        self.api_keys.forget(owner);
+        if owner.class == OwnerClass::User {
+            self.logins.lock().remove(&UserId(owner.id));
+            self.homes.lock().remove(&UserId(owner.id));
+        }
     }
 
     pub(crate) fn note_login(&self, user: UserId, at: Timestamp) {
@@ -555,7 +568,7 @@ pub(crate) fn hash_refusal(error: HashError) -> Refusal {
 }
 
 /// Runs what takes long on a thread of its own.
-async fn in_background<T: Send + 'static>(
+pub(crate) async fn in_background<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Refusal> {
     tokio::task::spawn_blocking(work).await.map_err(|_| internal("a background thread ended"))

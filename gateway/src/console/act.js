@@ -15,13 +15,20 @@ const ACTS = {
   release: ["Release", "It takes commands again, and its crashes are forgotten."],
   verify: ["Verify",
     "All its records are replayed and compared with what its snapshot gives. Nothing changes."],
+  erase: ["Erase",
+    "For good: sessions, keys, memberships and invitations end, then the key is shredded. No " +
+      "backup brings it back. A person's own tenant goes with the person."],
 };
+
+/** What can be erased, by kind, and where it is asked for. */
+const ERASED_AT = { user: "/v1/users/", tenant: "/v1/tenants/" };
 
 let asked = null;
 
 /** The buttons for an entity; `onAnswer` gets what came of an act. */
 export function actButtons({ kind, id }, { isLive, isQuarantined }, onAnswer) {
   const names = ["passivate", "restart", isQuarantined ? "release" : "quarantine", "verify"];
+  if (ERASED_AT[kind]) names.push("erase");
   // What is not in memory can neither leave it nor start anew.
   const needsActor = ["passivate", "restart"];
   return h("div", { class: "buttons" }, names.map((name) =>
@@ -39,8 +46,33 @@ function ask(name, kind, id, onAnswer) {
   byId("act-go").textContent = title;
   byId("act-error").textContent = "";
   byId("act-reason").value = "";
+  // What does not come back is named by hand.
+  const isErasure = name === "erase";
+  byId("act-confirmation").hidden = !isErasure;
+  byId("act-confirm").required = isErasure;
+  byId("act-confirm").value = "";
+  byId("act-id").textContent = id;
   byId("act").showModal();
   byId("act-reason").focus();
+}
+
+async function act(name, kind, id) {
+  const path = `/v1/operator/actors/${encodeURIComponent(kind)}/${encodeURIComponent(id)}`;
+  const body = { action: name, reason: byId("act-reason").value };
+  return (await api(path, { body })).json();
+}
+
+async function erase(_name, kind, id) {
+  const confirm = byId("act-confirm").value.trim();
+  if (confirm !== id) return Promise.reject(new Error("That is not its id; nothing was erased."));
+  const reason = byId("act-reason").value;
+  const body = kind === "tenant" ? { confirm, reason } : { reason };
+  const path = `${ERASED_AT[kind]}${encodeURIComponent(id)}/erase`;
+  const receipt = await (await api(path, { body })).json();
+  const { keys_shredded: keys, sessions_ended: sessions, took_ms: took } = receipt;
+  const message = `done at ${receipt.erased_at} in ${took} ms; keys shredded: ${keys}, ` +
+    `sessions ended: ${sessions}.`;
+  return { done: true, message };
 }
 
 async function carryOut(event) {
@@ -49,9 +81,7 @@ async function carryOut(event) {
   const [button, error] = [byId("act-go"), byId("act-error")];
   [button.disabled, error.textContent] = [true, ""];
   try {
-    const path = `/v1/operator/actors/${encodeURIComponent(kind)}/${encodeURIComponent(id)}`;
-    const body = { action: name, reason: byId("act-reason").value };
-    const { done, message } = await (await api(path, { body })).json();
+    const { done, message } = await (name === "erase" ? erase : act)(name, kind, id);
     byId("act").close();
     onAnswer({ done, text: `${ACTS[name][0]}: ${message}` });
   } catch (failure) {

@@ -12,6 +12,7 @@
 //! | `GET /v1/operator/stream` | server-sent events `tree`, each second, data [`TreeView`] |
 //! | `GET /v1/operator/actors/{kind}/{id}?at=SEQ&before=SEQ&limit=N` | [`ActorPage`] |
 //! | `POST` the same, `{action, reason}` | `{done, message}`: an act, noted before it is done |
+//! | `POST /v1/users/{id}/erase`, `/v1/tenants/{id}/erase` | the receipt of an erasure |
 //!
 //! Rates (per second) are made by the script from two trees that follow each other, so that the
 //! server keeps no figures for who is looking. No state is edited here: what an operator may do
@@ -89,6 +90,8 @@ pub struct ActorPage {
     pub state: serde_json::Value,
     /// Why the state cannot be told.
     pub state_error: Option<String>,
+    /// Whether that is because its key was erased.
+    pub is_erased: bool,
     /// The number of the record that `state` is after.
     pub at: u64,
     /// The number of the last record.

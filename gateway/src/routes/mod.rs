@@ -8,6 +8,7 @@ mod billing;
 mod calls;
 mod console;
 mod developer;
+mod erasure;
 mod factors;
 mod import;
 mod invitation_page;
@@ -57,6 +58,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(signing_keys::router())
         .merge(operator_actors::router())
         .merge(backups::router())
+        .merge(erasure::router())
         .split_for_parts();
     openapi::declare_keys(&mut document);
     (router, document)

@@ -30,6 +30,7 @@ const NO_IDS: &[&str] = &[
     "offset",
     "page",
     "per_page",
+    "permanent",
     "resource",
     "role",
     "search",
