@@ -10,7 +10,8 @@
 //! - A file appears in the outbox whole or not at all, readable by its owner only: it holds links.
 //!
 //! Deliberate limits
-//! - No DKIM and no bounces: those are the mail server's. Nothing deletes files from the outbox.
+//! - No DKIM and no bounces: those are the mail server's. Nothing but an erasure deletes files
+//!   from the outbox.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use identity::mail::{MailFailure, Mailer, Message, PostOffice};
+use identity::claim::EmailAddress;
+use identity::mail::{MailFailure, Mailer, Message, PostOffice, Recipients};
 use lettre::address::AddressError;
 use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
 use lettre::message::{Body, Mailbox, Message as Letter};
@@ -273,6 +275,21 @@ impl Mailer for Outbox {
     fn name(&self) -> String {
         format!("outbox {}", self.folder.display())
     }
+
+    fn forget(&self, recipients: Recipients) -> BoxFuture<'_, Result<usize, MailFailure>> {
+        let folder = self.folder.clone();
+        let deleted = tokio::task::spawn_blocking(move || delete_to(&folder, &recipients));
+        let failed = |reason: String| MailFailure { reason, is_refusal: false };
+        let failed = move |outcome| match outcome {
+            Ok(Ok(count)) => Ok(count),
+            Ok(Err(error)) => {
+                let error: std::io::Error = error;
+                Err(failed(format!("the outbox is not cleared: {}", error.kind())))
+            }
+            Err(_) => Err(failed("a background thread ended".to_owned())),
+        };
+        deleted.map(failed).boxed()
+    }
 }
 
 fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
@@ -288,11 +305,38 @@ fn write_whole(folder: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     std::fs::File::open(folder)?.sync_all()
 }
 
+/// Deletes the messages to these recipients, whole or in part; durable when it returns.
+fn delete_to(folder: &Path, recipients: &Recipients) -> std::io::Result<usize> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    let mut deleted = 0;
+    for entry in entries {
+        let path = entry?.path();
+        // One that was renamed or deleted meanwhile is looked at under its other name, or is gone.
+        let Ok(bytes) = std::fs::read(&path) else { continue };
+        let text = String::from_utf8_lossy(&bytes);
+        let to = text
+            .lines()
+            .take_while(|line| !line.is_empty())
+            .find_map(|line| line.strip_prefix("To: ").map(|to| to.trim_matches(['<', '>', ' '])));
+        let address = to.and_then(|to| EmailAddress::new(to).ok());
+        if address.is_some_and(|address| recipients(&address)) {
+            std::fs::remove_file(&path)?;
+            deleted += 1;
+        }
+    }
+    if deleted > 0 {
+        std::fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(deleted)
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
 
-    use identity::claim::EmailAddress;
     use supervision::Timestamp;
 
     use super::*;
@@ -345,6 +389,24 @@ mod tests {
         ] {
             assert!(text.lines().any(|it| it == line), "{line}: {text}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_the_outbox_holds_for_somebody_is_forgotten_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = Outbox { folder: folder.path().join(OUTBOX), writer: writer() };
+        let is_ada = |it: &EmailAddress| it.as_str() == "ada@example.test";
+        let forget = || outbox.forget(Arc::new(is_ada));
+        assert_eq!(forget().await, Ok(0), "there is no folder yet");
+        outbox.deliver(message("ada@example.test")).await.unwrap();
+        outbox.deliver(Message { id: 8, ..message("bob@example.test") }).await.unwrap();
+        std::fs::write(outbox.folder.join("9.part"), "To: ada@example.test\r\n\r\nhal").unwrap();
+        // What a mail says is not whom it is to.
+        let to_bob = "To: bob@example.test\r\n\r\nTo: ada@example.test";
+        std::fs::write(outbox.folder.join("10.eml"), to_bob).unwrap();
+        assert_eq!(forget().await, Ok(2));
+        assert_eq!(std::fs::read_dir(&outbox.folder).unwrap().count(), 2);
+        assert_eq!(forget().await, Ok(0));
     }
 
     #[tokio::test]

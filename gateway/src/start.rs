@@ -285,6 +285,11 @@ pub(crate) fn build(args: &ServeArgs, builder: SystemBuilder, identity: &Arc<Ide
     };
     let built_in: Vec<Arc<dyn extensions::BuiltIn>> = vec![DeveloperApp::new(apps.clone())];
     let extensions = extensions::Extensions::new(settings, apps.clone(), built_in);
+    let farewells: Vec<Arc<dyn identity::erasure::Farewell>> = vec![
+        Arc::new(billing::farewell::BillingFarewell),
+        market::farewell::MarketFarewell::new(apps.clone()),
+    ];
+    let builder = builder.port(Arc::new(identity::erasure::Farewells::new(farewells)));
     let market = Market::new(apps);
     let system = market::register(extensions::register(builder)).start();
     Built { system, extensions, market }
@@ -355,7 +360,9 @@ async fn note_accepted_loss(system: &System, hash: &str) -> Result<(), Refusal> 
 }
 
 fn describers() -> activity::Describers {
-    activity::Describers::default().with("extension_session", extensions::describe)
+    activity::Describers::default()
+        .with("extension_session", extensions::describe)
+        .with("erasure", identity::erasure::describe)
 }
 
 /// The token, and whether it was derived.

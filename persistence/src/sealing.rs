@@ -483,18 +483,29 @@ impl KeyRing {
         })
     }
 
+    /// The number of the key of `id`, if it has one.
+    pub fn number_of(&self, id: KeyId) -> Option<u32> {
+        self.keys.lock().numbers.get(&id).copied()
+    }
+
     /// Erases the key of `id` for good: the file is rewritten without it and synced before this
     /// returns. Says whether there was one.
     pub fn erase(&self, id: KeyId) -> Result<bool, SealError> {
+        Ok(!self.erase_all(&[id])?.is_empty())
+    }
+
+    /// As [`KeyRing::erase`], for several at once, which rewrites the file once. Answers the
+    /// numbers of those that there were.
+    pub fn erase_all(&self, ids: &[KeyId]) -> Result<Vec<u32>, SealError> {
         let mut file = self.file.lock();
         let mut keys = self.keys.lock();
-        let Some(number) = keys.numbers.remove(&id) else {
-            return Ok(false);
-        };
-        keys.entries[number as usize] = None;
-        keys.loaded.remove(&number);
-        let Some(path) = &self.path else {
-            return Ok(true);
+        let erased: Vec<u32> = ids.iter().filter_map(|id| keys.numbers.remove(id)).collect();
+        for number in &erased {
+            keys.entries[*number as usize] = None;
+            keys.loaded.remove(number);
+        }
+        let Some(path) = self.path.as_ref().filter(|_| !erased.is_empty()) else {
+            return Ok(erased);
         };
         let failed = |source| {
             self.failed.store(true, Ordering::Release);
@@ -509,7 +520,7 @@ impl KeyRing {
         // The file now has them all.
         keys.pending.clear();
         *file = Some(OpenOptions::new().append(true).open(path).map_err(failed)?);
-        Ok(true)
+        Ok(erased)
     }
 }
 
@@ -594,7 +605,10 @@ mod tests {
         let (ann, bob) =
             (ring.seal(ANN, b"here", b"a").unwrap(), ring.seal(BOB, b"here", b"b").unwrap());
         ring.sync().unwrap();
-        assert!(ring.erase(ANN).unwrap());
+        assert_eq!(ring.number_of(ANN), Some(0));
+        let nobody = KeyId { class: 1, id: 3 };
+        assert_eq!(ring.erase_all(&[ANN, nobody]).unwrap(), [0]);
+        assert_eq!((ring.number_of(ANN), ring.erase(ANN).unwrap()), (None, false));
         for ring in [ring, KeyRing::open(&path, &master).unwrap()] {
             assert_eq!(plain(&ring, &ann), Opened::Erased);
             assert_eq!(plain(&ring, &bob), Opened::Plain(b"b".to_vec()));

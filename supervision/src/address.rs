@@ -1,5 +1,8 @@
 //! Where an entity lives: its kind and id name its stream, its owner places it, its home is the
-//! tenant whose chain its records go into and whose key they are sealed under.
+//! tenant whose chain its records go into.
+//!
+//! What a user owns is sealed under that user's key, everything else under its home's: so whoever
+//! is erased takes along all that was theirs, and nothing that was not.
 
 use std::marker::PhantomData;
 
@@ -11,7 +14,7 @@ use crate::entity::Entity;
 
 /// The key class of tenants' data keys ([`persistence::KeyId`]).
 pub const TENANT_KEY_CLASS: u8 = 1;
-/// The key class of users' personal keys.
+/// The key class of users' own keys, and the class that users have as owners.
 pub const USER_KEY_CLASS: u8 = 2;
 
 /// An address without its kind's type: what rows and the console carry.
@@ -21,7 +24,7 @@ pub struct Place {
     pub stream: StreamName,
     /// Who owns the entity.
     pub owner: OwnerKey,
-    /// Whose chain and key.
+    /// Whose chain, and whose key unless the owner is a user.
     pub home: Home,
 }
 
@@ -31,9 +34,13 @@ impl Place {
         self.owner.shard()
     }
 
-    /// The key that the entity's records are sealed under.
+    /// The key that the entity's records, rows and snapshots are sealed under from now on. What
+    /// is sealed already says itself under which.
     pub fn key(&self) -> KeyId {
-        KeyId { class: TENANT_KEY_CLASS, id: self.home.0 }
+        match self.owner.class {
+            USER_KEY_CLASS => KeyId { class: USER_KEY_CLASS, id: self.owner.id },
+            _ => KeyId { class: TENANT_KEY_CLASS, id: self.home.0 },
+        }
     }
 
     /// The kind, the part before the slash.

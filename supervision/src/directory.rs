@@ -4,14 +4,14 @@
 //! its actor has really ended and everything it appended is durable, so there are never two
 //! incarnations at once and the next one reads all that the last one wrote.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use persistence::codec;
+use persistence::{KeyId, codec};
 use ractor::{Actor, ActorRef, MessagingErr};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
@@ -29,6 +29,8 @@ use crate::rebuild::{self, Derived};
 use crate::refusal::Refusal;
 use crate::reminders::AGAIN_MS;
 use crate::system::{Core, Registered};
+
+pub(crate) mod erasure;
 
 /// How many entities of one kind may be live; beyond it the least recently used are passivated.
 pub const LIVE_MAX: usize = 50_000;
@@ -289,6 +291,9 @@ impl<E: Entity> Directory<E> {
                 }));
                 let _ = durable.await;
             }
+            Err(error) if is_erasure(&error) => {
+                slot.phase.send_replace(Phase::Failed(Refusal::erased()));
+            }
             Err(error) => {
                 let reason = error.to_string();
                 tracing::error!(kind = E::KIND, id, reason, "an entity does not start");
@@ -333,7 +338,7 @@ impl<E: Entity> Directory<E> {
     /// The entity as its durable records give it, without activating it.
     pub fn replay(&self, place: &Place) -> Result<E, Refusal> {
         let replayed = replay(self, place, None);
-        replayed.map(|(entity, _)| entity).map_err(|error| Refusal::quarantined(&error.to_string()))
+        replayed.map(|(entity, _)| entity).map_err(Refusal::from)
     }
 
     /// How many are live.
@@ -399,6 +404,12 @@ impl<E: Entity> Directory<E> {
     }
 }
 
+/// Whether an actor did not start because what it replays was erased.
+fn is_erasure(error: &ractor::SpawnErr) -> bool {
+    let ractor::SpawnErr::StartupFailed(error) = error else { return false };
+    matches!(error.downcast_ref(), Some(ReplayError::Erased))
+}
+
 async fn receive<R>(answer: Answer<R>) -> Result<R, Refusal> {
     answer.await.unwrap_or_else(|_| Err(Refusal::in_doubt()))
 }
@@ -459,20 +470,19 @@ impl<E: Entity> Registered for Arc<Directory<E>> {
         match replay(self, place, Some(seq)) {
             Ok((entity, at)) if at == seq => Ok(entity.observe()),
             Ok(_) => Err(Refusal::not_found("record of this entity")),
-            Err(error) => Err(Refusal::quarantined(&error.to_string())),
+            Err(error) => Err(error.into()),
         }
     }
 
     fn verify(&self, place: &Place) -> Result<bool, Refusal> {
-        let failed = |error: ReplayError| Refusal::quarantined(&error.to_string());
-        let (fast, seq) = replay(self, place, None).map_err(failed)?;
-        let (slow, _) = replay(self, place, Some(seq)).map_err(failed)?;
+        let (fast, seq) = replay(self, place, None)?;
+        let (slow, _) = replay(self, place, Some(seq))?;
         let bytes = |entity: &E| codec::encode(entity).ok();
         Ok(bytes(&fast) == bytes(&slow))
     }
 
     fn derive(&self, place: &Place) -> Result<Derived, Refusal> {
-        rebuild::derive(self, place).map_err(|error| Refusal::quarantined(&error.to_string()))
+        rebuild::derive(self, place).map_err(Refusal::from)
     }
 
     fn observed_families(&self) -> &'static [&'static str] {
@@ -506,6 +516,10 @@ impl<E: Entity> Registered for Arc<Directory<E>> {
         self.core.runtime.spawn(async move {
             let (envelope, handled) = Envelope::due(origin, due);
             let delivered = directory.deliver(&address, envelope).await;
+            if delivered.as_ref().is_err_and(Refusal::is_erased) {
+                // Nothing is due there any more, and never will be.
+                return directory.core.let_sleep(address.place(), due);
+            }
             if delivered.is_err() || handled.await.is_err() {
                 // Its actor ended before it came to this: what is due stays due.
                 let again = directory.core.clock.now().plus_ms(AGAIN_MS);
@@ -516,6 +530,10 @@ impl<E: Entity> Registered for Arc<Directory<E>> {
 
     fn sweep(&self) {
         self.sweep_idle();
+    }
+
+    fn forget(&self, keys: Arc<HashSet<KeyId>>) -> futures::future::BoxFuture<'static, usize> {
+        Box::pin(erasure::forget(self.clone(), keys))
     }
 
     fn drain_all(&self) -> usize {

@@ -25,6 +25,7 @@ use crate::entity::{EffectContext, Entity, RowDraft};
 use crate::envelope::{Envelope, Fate, Job, Parked, Ran, Release};
 use crate::event::Event;
 use crate::monitor::ActorMonitor;
+use crate::refusal::Refusal;
 use crate::reminders::{DUE_FAMILY, PENDING_FAMILY, due_key};
 
 /// At most one snapshot in this time, while an entity works.
@@ -83,6 +84,17 @@ pub(crate) enum ReplayError {
     Seal { seq: u64, source: persistence::SealError },
     #[error("record {expected} is missing, {found} is there")]
     Gap { expected: u64, found: u64 },
+    #[error("its key was erased")]
+    Erased,
+}
+
+impl From<ReplayError> for Refusal {
+    fn from(error: ReplayError) -> Self {
+        match error {
+            ReplayError::Erased => Self::erased(),
+            error => Self::quarantined(&error.to_string()),
+        }
+    }
 }
 
 /// What a record's seal is bound to.
@@ -124,8 +136,8 @@ pub(crate) fn replay<E: Entity>(
             seq += 1;
             let opened = keys.open_blob(&seal_context(&place.stream, seq), &record.payload);
             let opened = opened.map_err(|source| ReplayError::Seal { seq, source })?;
-            // What was erased stays counted and is otherwise gone.
-            let Opened::Plain(bytes) = opened else { continue };
+            // What was erased in part is erased as a whole: the rest would be half a truth.
+            let Opened::Plain(bytes) = opened else { return Err(ReplayError::Erased) };
             let event = E::Event::decode(&header.event, header.event_version, &bytes);
             let event = event.map_err(|source| ReplayError::Event {
                 seq,

@@ -19,7 +19,7 @@ use persistence::{Header, Opened, ReadError, RowChange, RowKey, Shard, codec};
 
 use crate::address::Place;
 use crate::clock::Timestamp;
-use crate::directory::Directory;
+use crate::directory::{Directory, erasure};
 use crate::entity::{Entity, RowDraft};
 use crate::event::Event;
 use crate::host::{ReplayError, replay, seal_context};
@@ -111,7 +111,8 @@ pub(crate) fn derive<E: Entity>(
             let opened =
                 journal.keys().open_blob(&seal_context(&place.stream, seq), &record.payload);
             let opened = opened.map_err(|source| ReplayError::Seal { seq, source })?;
-            let Opened::Plain(bytes) = opened else { continue };
+            // Whoever is erased in part is erased: no row is accounted for, and nothing is due.
+            let Opened::Plain(bytes) = opened else { return Ok(Derived::default()) };
             let event = E::Event::decode(&header.event, header.event_version, &bytes);
             let event = event.map_err(|source| ReplayError::Event {
                 seq,
@@ -130,7 +131,11 @@ pub(crate) fn derive<E: Entity>(
 /// Makes a snapshot of what is durable of an entity, without activating it, and queues it. Says
 /// whether it did.
 pub(crate) fn snapshot<E: Entity>(directory: &Directory<E>, place: &Place) -> bool {
-    let Ok((entity, seq)) = replay(directory, place, None) else { return false };
+    let (entity, seq) = match replay(directory, place, None) {
+        Ok(replayed) => replayed,
+        Err(ReplayError::Erased) => return erasure::stand_in(directory, place),
+        Err(_) => return false,
+    };
     let Ok(state) = codec::encode(&entity) else { return false };
     let bytes = [E::SNAPSHOT_VERSION.to_be_bytes().as_slice(), &state].concat();
     let journal = &directory.core.journal;

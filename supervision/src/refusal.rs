@@ -41,6 +41,9 @@ impl Class {
     }
 }
 
+/// The code of what was erased.
+const ERASED: &str = "erased";
+
 /// Why a command was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {message}")]
@@ -81,6 +84,17 @@ impl Refusal {
     /// 404: there is no such thing, or it is another tenant's.
     pub fn not_found(what: &str) -> Self {
         Self::new(Class::NotFound, "not_found", format!("there is no such {what}"))
+    }
+
+    /// 410: its key was erased, and with it everything that was recorded.
+    pub fn erased() -> Self {
+        let message = "this was erased; nothing of it can be read any more";
+        Self::new(Class::Gone, ERASED, message)
+    }
+
+    /// Whether this is [`Refusal::erased`].
+    pub fn is_erased(&self) -> bool {
+        self.class == Class::Gone && self.code == ERASED
     }
 
     /// 403.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
-use persistence::{RowRange, Shard, StreamName, codec, record::SHARDS};
+use persistence::{Opened, RowRange, Shard, StreamName, codec, record::SHARDS};
 
 use crate::address::Place;
 use crate::clock::Timestamp;
@@ -102,25 +102,35 @@ impl System {
         Ok(recovered)
     }
 
-    fn scan(
+    /// Reads a family's rows. What was erased meanwhile is deleted: nobody can wake it.
+    pub(crate) fn scan(
         &self,
         shard: Shard,
         family: &'static str,
         mut each: impl FnMut(&[u8], Place),
     ) -> Result<(), persistence::ReadError> {
-        let mut after = None;
+        let (mut after, mut erased) = (None, Vec::new());
         loop {
             let (prefix, limit) = (Vec::new(), SCAN_STEP);
             let range = RowRange { shard, family, prefix, after, newest_first: false, limit };
             let sealed = self.core.journal.row_range(&range)?;
             let count = sealed.len();
             after = sealed.last().map(|(key, _)| key.key.clone());
-            for (key, value) in self.core.open_rows(sealed) {
-                if let Ok(place) = codec::decode::<Place>(&value) {
-                    each(&key.key, place);
+            for (key, value) in sealed {
+                match self.core.journal.keys().open_blob(&key.bytes(), &value) {
+                    Ok(Opened::Plain(value)) => {
+                        if let Ok(place) = codec::decode::<Place>(&value) {
+                            each(&key.key, place);
+                        }
+                    }
+                    Ok(Opened::Erased) => erased.push((key, None)),
+                    Err(error) => tracing::error!(family, %error, "a row does not open"),
                 }
             }
             if count < limit {
+                if !erased.is_empty() {
+                    self.core.journal.change_rows(erased, Box::new(|_| {}));
+                }
                 return Ok(());
             }
         }

@@ -3,13 +3,13 @@
 //! There is no process-wide state: a test starts as many systems as it likes.
 
 use std::any::{Any, TypeId};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use persistence::{Journal, Opened, Record, RowChange, RowKey, RowRange, Shard};
+use persistence::{Journal, KeyId, Opened, Record, RowChange, RowKey, RowRange, Shard};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::address::Place;
@@ -149,6 +149,9 @@ pub trait Registered: Send + Sync {
     fn wake(&self, place: Place, due: Option<i64>);
     /// Passivates what is idle.
     fn sweep(&self);
+    /// Ends every actor whose entity is sealed under one of these keys, at once and without a
+    /// snapshot, and waits until nothing of them is left in memory; says how many there were.
+    fn forget(&self, keys: Arc<HashSet<KeyId>>) -> BoxFuture<'static, usize>;
     /// Lets every actor finish; says how many there were.
     fn drain_all(&self) -> usize;
 }

@@ -77,3 +77,6 @@ mod tls;
 
 #[path = "journeys/storage.rs"]
 mod storage;
+
+#[path = "journeys/erasure.rs"]
+mod erasure;

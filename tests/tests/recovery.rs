@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gateway::start::Running;
+use identity::mail_link::{LinkKey, Purpose};
 use journeys::{Answer, Api, PASSWORD, User, WELCOME, settings, shelf_document, text};
 use persistence::{RowRange, Shard};
 use serde_json::{Value, json};
@@ -30,7 +31,7 @@ use tokio::sync::Notify;
 const CHILD: &str = "BAILIWICK_RECOVERY_CHILD";
 const KILL_AFTER: &str = "BAILIWICK_RECOVERY_KILL_AFTER";
 /// No flow here has more commits; one that has never ends by itself.
-const COMMITS_MAX: u64 = 40;
+const COMMITS_MAX: u64 = 80;
 /// How long what was pending may take after a start.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(30);
 /// How long a call's hold lives when nobody ends it, and some room for clocks.
@@ -161,6 +162,9 @@ struct World {
     template: tempfile::TempDir,
     ada: User,
     bob: User,
+    /// In Bob's tenant as well as in their own.
+    gil: User,
+    operator: User,
 }
 
 impl World {
@@ -169,11 +173,24 @@ impl World {
         let running = gateway::start::start(&settings(template.path())).await.unwrap();
         let api = Api::new(running.address);
         let (ada, bob) = (api.user("ada").await, api.user("bob").await);
+        let (gil, operator) = (api.user("gil").await, api.operator().await);
+        join(&running, &bob, &gil).await;
         api.shelf(&ada, "shelf").await;
         api.settled_balance(&ada).await;
         running.stop().await;
-        Self { template, ada, bob }
+        Self { template, ada, bob, gil, operator }
     }
+}
+
+/// Makes somebody a member of another's tenant.
+async fn join(running: &Running, owner: &User, user: &User) {
+    let api = Api::new(running.address);
+    let path = format!("/v1/tenants/{}/invitations", owner.id);
+    let invited = api.post(&path, &json!({"email": user.email})).as_user(owner).send().await;
+    let id: types::InvitationId = text(&invited.ok(201)["id"]).parse().unwrap();
+    let token = running.app.system.port::<LinkKey>().token(Purpose::Invitation, id.0);
+    let accept = json!({"token": token.as_str()});
+    api.post("/v1/invitations/accept", &accept).as_user(user).send().await.ok(200);
 }
 
 /// Work over several entities, begun by one request.
@@ -495,6 +512,49 @@ async fn a_batch_is_run_and_paid_for_once_whatever_commit_it_is_killed_after() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deploy_is_there_once_whatever_commit_it_is_killed_after() {
     run(Deploy).await;
+}
+
+/// Somebody is erased: out of two tenants, their sessions, their own tenant, their keys.
+struct Erase;
+
+impl Flow for Erase {
+    const NAME: &'static str = "an erasure";
+
+    async fn send(&self, api: &Api, world: &World) -> Result<Answer, String> {
+        let path = format!("/v1/users/{}/erase", world.gil.id);
+        let body = json!({"reason": "asked for"});
+        api.post(&path, &body).as_user(&world.operator).key("erase").try_send().await
+    }
+
+    async fn is_over(&self, _: &Api, _: &World) -> Result<bool, String> {
+        Ok(true)
+    }
+
+    async fn inspect(&self, api: &Api, world: &World) -> bool {
+        // Its first commit is the process itself, so from there on it must end well.
+        self.inspect_done(api, world).await;
+        true
+    }
+
+    async fn inspect_done(&self, api: &Api, world: &World) {
+        let (gil, bob) = (&world.gil, &world.bob);
+        assert_eq!(api.get("/v1/auth/me").as_user(gil).send().await.status, 401);
+        let body = json!({"email": gil.email, "password": PASSWORD});
+        let login = api.post("/v1/auth/login", &body).send().await;
+        login.problem(401, "invalid_credentials");
+        let users = api.get("/v1/users").as_user(bob).send().await.ok(200);
+        assert_eq!((&users["total"], &users["items"][0]["id"]), (&json!(1), &json!(bob.id)));
+        for kind in ["user", "tenant", "wallet"] {
+            let path = format!("/v1/operator/actors/{kind}/{}", gil.id);
+            let page = api.get(&path).as_user(&world.operator).send().await.ok(200);
+            assert_eq!(page["is_erased"], true, "{page}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_is_erased_whole_whatever_commit_it_is_killed_after() {
+    run(Erase).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@
 //! tenant has asked for; [`verification`] is what the
 //! e-mail address is good for once it is verified.
 
+pub mod farewell;
 pub mod new_member;
 pub mod numbers;
 pub mod plans;

@@ -18,6 +18,7 @@ use identity::mail_link::Purpose;
 use identity::password::PasswordHash;
 use identity::tenant::{self, OWNER_ROLE, Tenant};
 use identity::user::{self, AuthMethod, AwaitVerification, Membership, User};
+use persistence::KeyRing;
 use serde::{Deserialize, Serialize};
 use supervision::{
     Address, Class, Command, EffectContext, Entity, Handle, Origin, Process, Refusal, System,
@@ -103,6 +104,14 @@ impl SignUp {
         let place = (owner_of_user(user), home_of(user.direct_tenant()));
         let address = Address::new(&base32(user.0), place.0, place.1);
         address.unwrap_or_else(|| panic!("an id's digits are always a stream name"))
+    }
+
+    /// Whose id and address it was about, if it ended without a user.
+    pub(crate) fn refused(&self, keys: &KeyRing) -> Option<(UserId, EmailAddress)> {
+        self.ended.as_ref()?.refusal.as_ref()?;
+        let started = self.started.as_ref()?;
+        let email = EmailAddress::new(&started.email.open(keys, EMAIL)?).ok()?;
+        Some((started.user, email))
     }
 }
 
@@ -223,9 +232,12 @@ async fn steps(
     if verify_first {
         users.ask(&address, AwaitVerification {}, origin.clone()).await?;
     }
-    let grant = Grant::welcome(GrantId(user.0), tenant);
-    let wallets = system.directory::<Wallet>();
-    wallets.ask(&wallet_address(tenant), grant, origin.clone()).await?;
+    // Once an address: whoever was erased and comes back has had them.
+    if !claims.look(&claim, origin.clone(), Claim::was_held).await? {
+        let grant = Grant::welcome(GrantId(user.0), tenant);
+        let wallets = system.directory::<Wallet>();
+        wallets.ask(&wallet_address(tenant), grant, origin.clone()).await?;
+    }
     let confirm = Confirm { holder: user.0, target: ClaimTarget { user, tenant } };
     claims.ask(&claim, confirm, origin.clone()).await?;
     if mail.is_some() {

@@ -94,7 +94,9 @@ impl Apps {
         let missing = || Refusal::not_found("app");
         let address = Self::locate(system, id).ok_or_else(missing)?;
         let apps = system.directory::<App>();
-        let details = apps.look(&address, origin.clone(), |app| app.details().cloned()).await?;
+        let details = apps.look(&address, origin.clone(), |app| app.details().cloned()).await;
+        // What was erased is not there.
+        let details = details.or_else(|it| if it.is_erased() { Ok(None) } else { Err(it) })?;
         let details = details.ok_or_else(missing)?;
         // A large envelope takes milliseconds to read.
         let compiled = tokio::task::spawn_blocking(move || compile(details)).await;
@@ -104,6 +106,13 @@ impl Apps {
             kept.apps.insert(id.clone(), Arc::clone(&app));
         }
         Ok(app)
+    }
+
+    /// Reads every app anew when it is called next.
+    pub fn forget_all(&self) {
+        let mut kept = self.kept.lock();
+        kept.apps = Generations::new(APPS_KEPT);
+        kept.changes += 1;
     }
 
     /// Reads the app anew when it is called next.

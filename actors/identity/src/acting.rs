@@ -6,6 +6,7 @@ use types::{TenantId, UserId};
 
 use crate::service::Identity;
 use crate::tenant::Tenant;
+use crate::unless_erased;
 
 impl Identity {
     /// Lets a service act in a tenant, for one of its members or for nobody: 404 for a tenant that
@@ -19,7 +20,7 @@ impl Identity {
         let system = self.system()?;
         let look = |tenant: &Tenant| tenant.details.as_ref().map(|details| details.active);
         let (tenants, address) = (system.directory::<Tenant>(), Tenant::address(tenant));
-        let is_on = tenants.look(&address, system.system_origin(), look).await?;
+        let is_on = unless_erased(tenants.look(&address, system.system_origin(), look).await)?;
         if !is_on.ok_or_else(|| Refusal::not_found("tenant"))? {
             return Err(off("tenant_inactive", "this tenant is switched off"));
         }

@@ -8,7 +8,7 @@
 //! Invariants
 //! - A value has one holder at a time. A confirmed claim changes only by its holder's release.
 //! - A reservation that is not confirmed within [`RESERVATION_MS`] is no reservation any more.
-//! - A retired value is never given again.
+//! - A retired value is never given again; a vacated one is, and it stays known that it was held.
 //!
 //! Deliberate limits
 //! - A claim does not know its value, and cannot be listed by it.
@@ -159,6 +159,7 @@ pub struct ClaimTarget {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Claim {
     standing: Standing,
+    was_held: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -192,6 +193,12 @@ impl Claim {
             Standing::Confirmed { holder, .. } => Some(holder),
             Standing::Free | Standing::Retired => None,
         }
+    }
+
+    /// Whether somebody had it before who was erased: what is given once a value, such as welcome
+    /// credits, was given then.
+    pub fn was_held(&self) -> bool {
+        self.was_held
     }
 }
 
@@ -234,6 +241,13 @@ pub struct Retired {
     pub holder: u128,
 }
 
+/// Its holder was erased.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Vacated {
+    /// Who had it.
+    pub holder: u128,
+}
+
 supervision::events! {
     /// What happens to a claim.
     pub enum ClaimEvent {
@@ -247,6 +261,8 @@ supervision::events! {
         Lapsed(Lapsed) = "lapsed", 1;
         /// Never to be given again.
         Retired(Retired) = "retired", 1;
+        /// Its holder was erased.
+        Vacated(Vacated) = "vacated", 1;
     }
 }
 
@@ -254,16 +270,20 @@ impl Entity for Claim {
     const KIND: &'static str = "claim";
     // Most are looked at once in a while: they shall not pile up.
     const IDLE: Duration = Duration::from_secs(3);
+    const SNAPSHOT_VERSION: u16 = 2;
     type Event = ClaimEvent;
     type Effect = NoEffect;
 
     fn apply(&mut self, event: &ClaimEvent, _: Timestamp) {
+        self.was_held |= matches!(event, ClaimEvent::Vacated(_));
         self.standing = match event {
             ClaimEvent::Reserved(it) => Standing::Reserved { holder: it.holder, until: it.until },
             ClaimEvent::Confirmed(it) => {
                 Standing::Confirmed { holder: it.holder, target: it.target }
             }
-            ClaimEvent::Released(_) | ClaimEvent::Lapsed(_) => Standing::Free,
+            ClaimEvent::Released(_) | ClaimEvent::Lapsed(_) | ClaimEvent::Vacated(_) => {
+                Standing::Free
+            }
             ClaimEvent::Retired(_) => Standing::Retired,
         };
     }
@@ -430,6 +450,29 @@ impl Handle<Retire> for Claim {
     }
 }
 
+/// Gives the value back because its holder is erased: for e-mail addresses, whose owners may come
+/// back as somebody new. From anybody but the holder it changes nothing.
+pub struct Vacate {
+    /// Who has it.
+    pub holder: u128,
+}
+
+impl Command for Vacate {
+    const NAME: &'static str = "vacate";
+    const ESSENTIAL: bool = true;
+}
+
+impl Handle<Vacate> for Claim {
+    type Reply = ();
+
+    fn handle(turn: &mut Turn<'_, Self>, command: Vacate) -> Result<(), Refusal> {
+        if turn.state().holder(turn.now()) == Some(command.holder) {
+            turn.record(ClaimEvent::Vacated(Vacated { holder: command.holder }));
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use supervision::testkit::Given;
@@ -461,6 +504,19 @@ mod tests {
         let (again, given) = then.given.when(Reserve { holder: 1 }).reply();
         assert_eq!(again, Reservation::Confirmed(TARGET));
         assert_eq!(given.when(Reserve { holder: 2 }).refused().0, "already_claimed");
+    }
+
+    #[test]
+    fn what_was_vacated_is_given_again_and_known_to_have_been_held() {
+        let given = confirmed().when(Vacate { holder: 2 }).then();
+        assert!(given.state().confirmed().is_some() && !given.state().was_held());
+        let given = given.when(Vacate { holder: 1 }).then();
+        assert!(given.state().confirmed().is_none() && given.state().was_held());
+        let given = given.when(Reserve { holder: 2 }).then();
+        let given = given.when(Confirm { holder: 2, target: TARGET }).then();
+        assert!(given.state().was_held(), "for ever");
+        let then = given.when(Vacate { holder: 1 });
+        assert!(then.events.is_empty(), "it is another's now");
     }
 
     #[test]

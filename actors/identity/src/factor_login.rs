@@ -17,7 +17,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use supervision::{Address, Class, Entity, Refusal, RequestRef, System, Timestamp};
+use supervision::{Address, Class, Entity, Origin, Refusal, RequestRef, System, Timestamp};
 use types::{Caller, CallerKind, Scopes, TenantId, UserId};
 use zeroize::Zeroizing;
 
@@ -438,6 +438,45 @@ impl Identity {
                 Ok(None)
             }
         }
+    }
+
+    /// Checks everything that a user has to show who they are: the password of whoever has one,
+    /// and a code of whoever has a second factor. 403 `wrong_password` and
+    /// `invalid_second_factor`, 429 `too_many_attempts`; 403 `no_proof` for whoever has neither.
+    pub async fn prove_fully(
+        &self,
+        user: UserId,
+        password: Option<String>,
+        code: Option<String>,
+        origin: Origin,
+    ) -> Result<(), Refusal> {
+        let (system, account) = (self.system()?, self.account(user, None).await?);
+        let has_password = account.is_some_and(|account| account.password.is_some());
+        let has_factor = !self.factors(user).await?.0.is_empty();
+        if !has_password && !has_factor {
+            let message = "there is neither a password nor a second factor to show who you are";
+            return Err(Refusal::new(Class::Forbidden, "no_proof", message));
+        }
+        let missing = |field| Refusal::invalid(field, "is needed to show who you are");
+        if has_password {
+            let password = password.ok_or_else(|| missing("password"))?;
+            self.prove(user, FreshProof::Password(password)).await?;
+        }
+        if has_factor {
+            let code = code.ok_or_else(|| missing("code"))?;
+            if let Some(proof) = self.prove(user, FreshProof::Code(code)).await? {
+                let (factors, address) = (system.directory(), self.factors_address(user)?);
+                let verify = Verify { proof, login: None };
+                let verified = factors.ask(&address, verify, origin).await;
+                // 401 would tell the client that its login is over.
+                verified.map_err(|it| match it.class {
+                    Class::Unauthenticated => Refusal { class: Class::Forbidden, ..it },
+                    _ => it,
+                })?;
+            }
+        }
+        self.proved(user);
+        Ok(())
     }
 
     /// The proof was right: the attempts begin anew.

@@ -35,7 +35,7 @@ use crate::token_cache::{
     CarriedEpoch, CredentialDigest, Epochs, OwnerClass, OwnerKey, TokenCache, Verified,
 };
 use crate::user::MadeUnder;
-use crate::{internal, invalid_token, unix_ms};
+use crate::{internal, invalid_token, unix_ms, unless_erased};
 
 /// How often a check begins again when what it looked at changed under it.
 const CHECKS_MAX: u32 = 3;
@@ -80,6 +80,17 @@ impl KeyDesk {
     /// See [`TokenCache::forget_unused`].
     pub(crate) fn forget_unused(&self, now_ms: u64) {
         self.checked.forget_unused(now_ms);
+    }
+
+    /// Forgets what is known of an owner's keys, the latest uses of a user's as well.
+    pub(crate) fn forget(&self, owner: &OwnerKey) {
+        self.checked.forget(owner);
+        let is_of = |it: &LastUse| match owner.class {
+            OwnerClass::User => it.user.0 == owner.id,
+            OwnerClass::Tenant => it.tenant.0 == owner.id,
+            _ => false,
+        };
+        self.uses.lock().retain(|_, it| !is_of(it));
     }
 
     fn last_use(&self, key: KeyIdentifier, user: UserId, tenant: TenantId) -> Arc<LastUse> {
@@ -259,7 +270,8 @@ impl Identity {
     ) -> Result<Arc<VerifiedKey>, Refusal> {
         let system = self.system()?;
         for _ in 0..CHECKS_MAX {
-            let verified = self.find_key(&system, hash, now).await?.ok_or_else(invalid_key)?;
+            let found = unless_erased(self.find_key(&system, hash, now).await)?;
+            let verified = found.ok_or_else(invalid_key)?;
             // What stood a moment ago may have changed: then its epoch has risen, and it is asked
             // again how it stands.
             if let Some(good) = self.api_keys.checked.admit(digest, verified, unix_ms(now)) {

@@ -2,7 +2,8 @@
 //! stand for them.
 //!
 //! [`claim`], [`user`], [`tenant`], [`session`], [`api_key`], [`signing`], [`mail`] and
-//! [`mail_link`] are the kinds of actors, and so are [`invitation`] and the process [`new_tenant`];
+//! [`mail_link`] are the kinds of actors, and so are [`invitation`] and the processes
+//! [`new_tenant`] and [`erasure`];
 //! [`role`] is what roles and scopes there are. [`service::Identity`] is what the gateway and the
 //! other crates call. Below them are the pure parts: [`password`], [`refresh`], [`signing_keys`],
 //! [`token`] and [`token_cache`].
@@ -12,6 +13,7 @@ pub mod api_key;
 pub mod claim;
 pub mod device_login;
 pub mod device_sign_in;
+pub mod erasure;
 pub mod factor_login;
 pub mod factor_removal;
 pub mod invitation;
@@ -57,7 +59,8 @@ pub use service::{Identity, IdentitySettings};
 
 /// Registers the kinds, and the ports that this crate and those to its right use: [`Identity`],
 /// [`claim::ClaimKey`], [`token_cache::Epochs`], [`signing::SigningKeys`] and
-/// [`mail_link::LinkKey`]. Who sends mail puts in a [`mail::PostOffice`].
+/// [`mail_link::LinkKey`]. Who sends mail puts in a [`mail::PostOffice`]; whoever has a part in an
+/// erasure puts in [`erasure::Farewells`] behind this.
 pub fn register(builder: SystemBuilder, identity: &Arc<Identity>) -> SystemBuilder {
     builder
         .kind::<claim::Claim>()
@@ -74,6 +77,8 @@ pub fn register(builder: SystemBuilder, identity: &Arc<Identity>) -> SystemBuild
         .kind::<sign_in_policy::SignInPolicy>()
         .kind::<device_login::DeviceLogin>()
         .kind::<user_settings::UserSettings>()
+        .kind::<erasure::Erasure>()
+        .port(Arc::new(erasure::Farewells::default()))
         .port(identity.clone())
         .port(identity.claim_key().clone())
         .port(identity.epochs().clone())
@@ -95,6 +100,11 @@ fn unix_ms(at: Timestamp) -> u64 {
 fn internal(what: &str) -> Refusal {
     tracing::error!(what, "identity failed");
     Refusal::new(Class::Crashed, "internal_error", "this could not be done; it was noted")
+}
+
+/// What was erased is not there.
+fn unless_erased<T>(found: Result<Option<T>, Refusal>) -> Result<Option<T>, Refusal> {
+    found.or_else(|refusal| if refusal.is_erased() { Ok(None) } else { Err(refusal) })
 }
 
 /// 401: the one answer to every token that is not good.

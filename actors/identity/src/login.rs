@@ -34,7 +34,7 @@ use crate::throttle::{Pair, Visitor};
 use crate::token::{self, CarriedEpochs, Claims};
 use crate::token_cache::OwnerClass;
 use crate::user::{Account, EMAIL_LABEL, Membership, RenewHash, ReplacePassword, User};
-use crate::{internal, invalid_token, unix_ms};
+use crate::{internal, invalid_token, unix_ms, unless_erased};
 
 /// How many sessions [`Identity::open_sessions`] shows, and one step of ending them takes.
 pub const SESSIONS_SHOWN_MAX: usize = 100;
@@ -360,7 +360,8 @@ impl Identity {
         }
         let present = Present { token };
         let sessions = system.directory::<Session>();
-        let successor = match sessions.ask(&address, present, origin.clone()).await? {
+        let presented = sessions.ask(&address, present, origin.clone()).await;
+        let successor = match unless_erased(presented.map(Some))?.unwrap_or(Presented::Refused) {
             Presented::Successor(successor) => successor,
             Presented::Refused => return Err(invalid_token()),
             Presented::Killed => {
@@ -398,7 +399,8 @@ impl Identity {
         let Located { token, session, user, tenant } = located;
         let address = Session::address(session, user, tenant);
         let origin = origin_of(user, request);
-        if system.directory::<Session>().ask(&address, Logout { token }, origin).await? {
+        let ended = system.directory::<Session>().ask(&address, Logout { token }, origin).await;
+        if unless_erased(ended.map(Some))? == Some(true) {
             self.raise(OwnerClass::Session, session.0, ENDED_EPOCH, &system);
         }
         Ok(())

@@ -14,6 +14,11 @@
 //! - That a mail was taken says nothing about its being read, or about a bounce that comes later.
 //! - A reason holds no words of the mail server: they may name the recipient.
 
+mod cancel;
+
+pub use cancel::Recipients;
+pub(crate) use cancel::cancel;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -163,6 +168,12 @@ pub trait Mailer: Send + Sync + 'static {
 
     /// What it is, for operators: without its password.
     fn name(&self) -> String;
+
+    /// Deletes what it keeps of messages to these recipients, and answers how many there were. A
+    /// mailer that hands over and keeps nothing has nothing to do.
+    fn forget(&self, _recipients: Recipients) -> BoxFuture<'_, Result<usize, MailFailure>> {
+        Box::pin(std::future::ready(Ok(0)))
+    }
 }
 
 /// How sending goes.
@@ -445,17 +456,22 @@ async fn attempt_to_send(attempt: u32, context: EffectContext<Mail>) {
         mail.queued.clone().filter(|_| is_this).map(|queued| (queued, mail.queued_at))
     };
     let Ok(Some((queued, at))) = mails.look(&address, origin.clone(), look).await else { return };
-    let (office, id) = (system.port::<PostOffice>(), queued.id);
+    let (office, id, to) = (system.port::<PostOffice>(), queued.id, queued.to.clone());
     office.waits(id);
     let outcome = match message(&system, &office, queued, at) {
         None => Outcome::Undeliverable,
         Some(message) => {
+            let recipient = message.to.clone();
             let limit = Duration::from_millis(ATTEMPT_MS_MAX as u64);
             let delivered = tokio::time::timeout(limit, office.mailer.deliver(message)).await;
             let too_long = || MailFailure {
                 reason: format!("nothing was heard within {} s", limit.as_secs()),
                 is_refusal: false,
             };
+            if to.open(system.journal().keys(), TO).is_none() {
+                // Erased while this was under way: nothing of it is kept.
+                let _ = office.forget(Arc::new(move |it| *it == recipient)).await;
+            }
             match delivered.unwrap_or_else(|_| Err(too_long())) {
                 Ok(()) => Outcome::Sent,
                 Err(failure) => Outcome::Failed(failure),

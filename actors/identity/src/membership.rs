@@ -19,8 +19,8 @@ use crate::tenant::{
     ATTRIBUTES_LABEL, MemberTerms, NoteTold, RemoveMember, SetActive, Tenant, Told, Untold,
 };
 use crate::token_cache::OwnerKey;
-use crate::unix_ms;
 use crate::user::{HearMembership, MEMBERSHIPS_MAX, User};
+use crate::{unix_ms, unless_erased};
 
 /// The names that tenants are addressed by beside their ids, unique over the installation.
 pub const TENANT_NAMES: Namespace = Namespace::new("tenant_name");
@@ -92,7 +92,8 @@ impl Identity {
             return Ok(None);
         }
         let look = |tenant: &Tenant| tenant.details.is_some().then(|| look(tenant));
-        system.directory::<Tenant>().look(&address, system.system_origin(), look).await
+        let found = system.directory::<Tenant>().look(&address, system.system_origin(), look).await;
+        unless_erased(found)
     }
 
     /// Asks a tenant for a change of its members or roles, and tells the users.
@@ -167,7 +168,9 @@ impl Identity {
                 }
                 return Ok(());
             }
-            Err(refusal) if refusal.class == Class::NotFound => return Ok(()),
+            Err(refusal) if refusal.class == Class::NotFound || refusal.is_erased() => {
+                return Ok(());
+            }
             Err(refusal) => return Err(refusal),
         };
         let now_ms = unix_ms(system.clock().now());
@@ -271,9 +274,11 @@ impl Identity {
         let system = self.system()?;
         let tenants = |user: &User| {
             let memberships = user.profile.iter().flat_map(|profile| profile.memberships.keys());
-            memberships.copied().collect()
+            Some(memberships.copied().collect())
         };
-        system.directory::<User>().look(&address, system.system_origin(), tenants).await
+        let found =
+            system.directory::<User>().look(&address, system.system_origin(), tenants).await;
+        Ok(unless_erased(found)?.unwrap_or_default())
     }
 
     /// A page of all tenants, by id. It reads the journal: for a thread that may block.

@@ -41,7 +41,7 @@ use crate::token_cache::{
     self, CACHE_CAPACITY, CredentialDigest, Epochs, OwnerClass, OwnerKey, TokenCache,
 };
 use crate::user::{Account, AuthMethod, EMAIL_LABEL, NAME_LABEL, Profile, User};
-use crate::{internal, invalid_token, unix_ms};
+use crate::{internal, invalid_token, unix_ms, unless_erased};
 
 /// How many users' last logins are remembered, at most twice over.
 pub const LOGINS_KEPT: usize = 65_536;
@@ -270,7 +270,8 @@ impl Identity {
         })?;
         let ids = (claims.sub.parse(), claims.sid.parse(), claims.tenant_id.parse());
         let (Ok(user), Ok(session), Ok(tenant)) = ids else { return Err(invalid_token()) };
-        if !self.is_current(user, session, tenant, claims.epochs).await? {
+        let is_current = self.is_current(user, session, tenant, claims.epochs).await;
+        if unless_erased(is_current.map(Some))? != Some(true) {
             return Err(invalid_token());
         }
         let carried = Box::new(claims.epochs.of_owners(tenant.0, user.0, session.0));
@@ -344,7 +345,8 @@ impl Identity {
         let Some(address) = self.user_address(user)? else { return Ok(None) };
         let system = self.system()?;
         let look = move |user: &User| user.account(tenant);
-        system.directory::<User>().look(&address, system.system_origin(), look).await
+        let found = system.directory::<User>().look(&address, system.system_origin(), look).await;
+        unless_erased(found)
     }
 
     /// The caller's own user, in the caller's tenant. 403 for callers that are no user.
@@ -364,7 +366,8 @@ impl Identity {
             profile.map(|profile| user_view(profile, tenant, keys.journal().keys()))
         };
         let (users, origin) = (system.directory::<User>(), system.system_origin());
-        let view = users.look(&address, origin, look).await?.ok_or_else(missing)?;
+        let view = unless_erased(users.look(&address, origin, look).await)?;
+        let view = view.ok_or_else(missing)?;
         Ok(UserView { last_login: self.logins.lock().get_mut(&user).copied(), ..view })
     }
 
@@ -383,7 +386,7 @@ impl Identity {
             let (tenants, origin) = (system.directory::<Tenant>(), system.system_origin());
             async move {
                 let name = |tenant: &Tenant| tenant.details.as_ref().map(|it| it.name.clone());
-                let name = tenants.look(&Tenant::address(id), origin, name).await?;
+                let name = unless_erased(tenants.look(&Tenant::address(id), origin, name).await)?;
                 Ok(TenantView { id, name: name.unwrap_or_default(), role })
             }
         });
@@ -403,6 +406,16 @@ impl Identity {
     pub fn may_mail(&self, to: &EmailAddress) -> Result<bool, Refusal> {
         let now = self.system()?.clock().now();
         Ok(self.mails.begin(Pair::new("mail to", to.as_str()), now).is_ok())
+    }
+
+    /// Forgets what is remembered of a user or a tenant that is erased.
+    pub(crate) fn forget(&self, owner: &OwnerKey) {
+        self.tokens.forget(owner);
+        self.api_keys.forget(owner);
+        if owner.class == OwnerClass::User {
+            self.logins.lock().remove(&UserId(owner.id));
+            self.homes.lock().remove(&UserId(owner.id));
+        }
     }
 
     pub(crate) fn note_login(&self, user: UserId, at: Timestamp) {
@@ -560,7 +573,7 @@ pub(crate) fn hash_refusal(error: HashError) -> Refusal {
 }
 
 /// Runs what takes long on a thread of its own.
-async fn in_background<T: Send + 'static>(
+pub(crate) async fn in_background<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Refusal> {
     tokio::task::spawn_blocking(work).await.map_err(|_| internal("a background thread ended"))

@@ -18,6 +18,7 @@
 
 mod change;
 mod joining;
+mod leaving;
 mod members;
 mod roles;
 mod staff;
@@ -25,6 +26,7 @@ mod staff;
 pub use change::{ChangeMember, MEMBER_ATTRIBUTES_BYTES_MAX, MemberChange};
 pub(crate) use joining::void;
 pub use joining::{Admit, Inviter};
+pub use leaving::{Depart, Departure, Dissolve};
 pub use members::{AddMember, GrantChange, MembersTold, RemoveMember, SetGrants, Told};
 pub(crate) use members::{NoteTold, Untold};
 pub use roles::{CascadedRole, CreateRole, RemoveRole, RoleChange, UpdateRole};

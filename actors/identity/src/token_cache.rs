@@ -359,6 +359,16 @@ impl<T> TokenCache<T> {
         self.shards.iter().for_each(|shard| shard.write().forget_unused(now_ms));
     }
 
+    /// Forgets every credential that was issued under an epoch of this owner's, and what it says.
+    pub fn forget(&self, owner: &OwnerKey) {
+        for shard in &self.shards {
+            let mut shard = shard.write();
+            let is_of = |slot: &&Slot<T>| slot.verified.carried.iter().any(|it| it.owner == *owner);
+            let found: Vec<_> = shard.slots.iter().filter(is_of).map(|slot| slot.digest).collect();
+            found.iter().for_each(|digest| shard.remove(digest));
+        }
+    }
+
     /// How many credentials are held.
     pub fn held_count(&self) -> usize {
         self.shards.iter().map(|shard| shard.read().slots.len()).sum()
@@ -446,6 +456,20 @@ mod tests {
         assert!(has(&cache, "shown") && !has(&cache, "left"));
         cache.forget_unused(UNTIL_MS);
         assert_eq!(cache.held_count(), 0, "its time is over");
+    }
+
+    #[test]
+    fn what_is_forgotten_of_an_owner_is_not_held_any_more() {
+        let (cache, _) = cache(8);
+        let of = |user| CarriedEpochs::default().of_owners(1, user, 3);
+        for (name, user) in [("a", 2), ("b", 2), ("c", 4)] {
+            let digest = CredentialDigest::of(name);
+            assert!(cache.admit(digest, verified(name, &of(user)), NOW_MS).is_some());
+        }
+        cache.forget(&owner(OwnerClass::User, 2));
+        assert_eq!((cache.held_count(), has(&cache, "c")), (1, true));
+        cache.forget(&owner(OwnerClass::Tenant, 1));
+        assert_eq!(cache.held_count(), 0);
     }
 
     #[test]

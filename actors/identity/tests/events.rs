@@ -10,6 +10,7 @@ use data_encoding::HEXLOWER;
 use identity::api_key::{self, ApiKey, ApiKeyEvent, ApiKeys, Maker};
 use identity::claim::{self, Claim, ClaimEvent, ClaimTarget};
 use identity::device_login::{self, DeviceLogin, DeviceLoginEvent};
+use identity::erasure::{self, Erasure, ErasureEvent, Subject};
 use identity::invitation::{self, Invitation, InvitationEvent};
 use identity::mail::{self, Letter, Mail, MailEvent};
 use identity::mail_link::{self, MailLink, MailLinkEvent, Purpose};
@@ -111,6 +112,7 @@ fn claims() {
         ClaimEvent::Lapsed(claim::Lapsed { holder }),
         ClaimEvent::Released(claim::Released { holder }),
         ClaimEvent::Retired(claim::Retired { holder }),
+        ClaimEvent::Vacated(claim::Vacated { holder }),
         ClaimEvent::Confirmed(claim::Confirmed { holder, target }),
     ]);
 }
@@ -254,6 +256,36 @@ fn new_tenants() {
         NewTenantEvent::Retried(new_tenant::Retried {}),
         NewTenantEvent::Ended(new_tenant::Ended { refusal: Some(Refusal::not_found("user")) }),
     ]);
+}
+
+#[test]
+fn erasures() {
+    let begun = |subject| {
+        let (by, reason) = (format!("user/{USER}"), "asked for".to_owned());
+        ErasureEvent::Begun(erasure::Begun { subject, by, reason })
+    };
+    let found = erasure::Found {
+        sessions: 2,
+        api_keys: 1,
+        second_factors: 3,
+        memberships: 300,
+        invitations: 4,
+        mails: 5,
+        key_numbers: vec![7, 70_000],
+        email_tag: Some("email/00ff".to_owned()),
+    };
+    let key_numbers = vec![7];
+    check::<Erasure>(vec![
+        begun(Subject::User(USER)),
+        ErasureEvent::Found(found),
+        ErasureEvent::Parted(erasure::Parted {}),
+        ErasureEvent::Retried(erasure::Retried {}),
+        ErasureEvent::Ended(erasure::Ended { refusal: None, key_numbers }),
+    ]);
+    // What a tenant is written as is for ever too.
+    let tenant = begun(Subject::Tenant(TENANT)).encode().unwrap();
+    assert_eq!(ErasureEvent::decode("begun", 1, &tenant).unwrap(), begun(Subject::Tenant(TENANT)));
+    assert_eq!(tenant[0], 1);
 }
 
 #[test]

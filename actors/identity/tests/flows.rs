@@ -29,6 +29,8 @@ use supervision::address::USER_KEY_CLASS;
 use supervision::{Class, Clock, Refusal, SimulatedClock, System, SystemOptions, Timestamp};
 use types::{Caller, Scopes, TenantId, UserId};
 
+#[path = "flows/erasure.rs"]
+mod erasure;
 #[path = "flows/keys.rs"]
 mod keys;
 #[path = "flows/mails.rs"]

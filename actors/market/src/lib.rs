@@ -6,6 +6,7 @@
 
 pub mod developer;
 pub mod developer_app;
+pub mod farewell;
 pub mod service;
 pub mod view;
 

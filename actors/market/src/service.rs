@@ -456,7 +456,9 @@ async fn look(
     let missing = || Refusal::not_found("app");
     let address = Apps::locate(system, id).ok_or_else(missing)?;
     let apps = system.directory::<App>();
-    let app = apps.look(&address, origin.clone(), |app| app.details().cloned()).await?;
+    let app = apps.look(&address, origin.clone(), |app| app.details().cloned()).await;
+    // What was erased is not there.
+    let app = app.or_else(|it| if it.is_erased() { Ok(None) } else { Err(it) })?;
     Ok((address, app.ok_or_else(missing)?))
 }
 

@@ -15,13 +15,20 @@ const ACTS = {
   release: ["Release", "It takes commands again, and its crashes are forgotten."],
   verify: ["Verify",
     "All its records are replayed and compared with what its snapshot gives. Nothing changes."],
+  erase: ["Erase",
+    "For good: sessions, keys, memberships and invitations end, then the key is shredded. No " +
+      "backup brings it back. A person's own tenant goes with the person."],
 };
+
+/** What can be erased, by kind, and where it is asked for. */
+const ERASED_AT = { user: "/v1/users/", tenant: "/v1/tenants/" };
 
 let asked = null;
 
 /** The buttons for an entity; `onAnswer` gets what came of an act. */
 export function actButtons({ kind, id }, { isLive, isQuarantined }, onAnswer) {
   const names = ["passivate", "restart", isQuarantined ? "release" : "quarantine", "verify"];
+  if (ERASED_AT[kind]) names.push("erase");
   // What is not in memory can neither leave it nor start anew.
   const needsActor = ["passivate", "restart"];
   return h("div", { class: "buttons" }, names.map((name) =>
@@ -33,22 +40,43 @@ export function actButtons({ kind, id }, { isLive, isQuarantined }, onAnswer) {
 
 function ask(name, kind, id, onAnswer) {
   const [title, about] = ACTS[name];
-  const path = `/v1/operator/actors/${encodeURIComponent(kind)}/${encodeURIComponent(id)}`;
-  askWhy({ title, about, whose: `${kind}/${id}` }, async (reason) => {
-    const body = { action: name, reason };
-    const { done, message } = await (await api(path, { body })).json();
+  // What does not come back is named by hand.
+  const confirmed = name === "erase" ? id : null;
+  askWhy({ title, about, whose: `${kind}/${id}`, confirmed }, async (reason) => {
+    const { done, message } = await sent(name, kind, id, reason);
     onAnswer({ done, text: `${title}: ${message}` });
   });
 }
 
-/** Asks for a reason, and does with it what is to be done. */
-export function askWhy({ title, about, whose }, act) {
-  asked = act;
+/** Asks for an act, and answers what came of it. */
+async function sent(name, kind, id, reason) {
+  if (name === "erase") return erase(kind, id, reason);
+  const path = `/v1/operator/actors/${encodeURIComponent(kind)}/${encodeURIComponent(id)}`;
+  return (await api(path, { body: { action: name, reason } })).json();
+}
+
+async function erase(kind, id, reason) {
+  const body = kind === "tenant" ? { confirm: id, reason } : { reason };
+  const path = `${ERASED_AT[kind]}${encodeURIComponent(id)}/erase`;
+  const receipt = await (await api(path, { body })).json();
+  const { keys_shredded: keys, sessions_ended: sessions, took_ms: took } = receipt;
+  const message = `done at ${receipt.erased_at} in ${took} ms; keys shredded: ${keys}, ` +
+    `sessions ended: ${sessions}.`;
+  return { done: true, message };
+}
+
+/** Asks for a reason, and does with it what is to be done; `confirmed` has to be typed first. */
+export function askWhy({ title, about, whose, confirmed = null }, act) {
+  asked = { act, confirmed };
   byId("act-title").textContent = `${title} ${whose}?`;
   byId("act-about").textContent = about;
   byId("act-go").textContent = title;
   byId("act-error").textContent = "";
   byId("act-reason").value = "";
+  byId("act-confirmation").hidden = confirmed === null;
+  byId("act-confirm").required = confirmed !== null;
+  byId("act-confirm").value = "";
+  byId("act-id").textContent = confirmed ?? "";
   byId("act").showModal();
   byId("act-reason").focus();
 }
@@ -56,9 +84,14 @@ export function askWhy({ title, about, whose }, act) {
 async function carryOut(event) {
   event.preventDefault();
   const [button, error] = [byId("act-go"), byId("act-error")];
+  const { act, confirmed } = asked;
+  if (confirmed !== null && byId("act-confirm").value.trim() !== confirmed) {
+    error.textContent = "That is not its id; nothing was done.";
+    return;
+  }
   [button.disabled, error.textContent] = [true, ""];
   try {
-    await asked(byId("act-reason").value);
+    await act(byId("act-reason").value);
     byId("act").close();
   } catch (failure) {
     if (failure instanceof SessionEnded) byId("act").close();

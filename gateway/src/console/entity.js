@@ -3,7 +3,7 @@
 
 import { actButtons } from "./act.js";
 import { byId, h } from "./dom.js";
-import { card, current, empty, mailbox, pill, table, tile, troubles } from "./parts.js";
+import { card, current, empty, href, mailbox, pill, table, tile, troubles } from "./parts.js";
 import { SessionEnded, api, saying } from "./session.js";
 import { count, duration, micros, rate } from "./text.js";
 import { actorKey, live, trees } from "./tree.js";
@@ -190,10 +190,20 @@ function quarantineOf(tree, { kind, id }) {
 function answered(answer) {
   entity.answer = answer;
   whenChanged();
+  // An act may have left something to see that no record tells of.
+  load();
 }
 
 function acts(page, isLive, reason) {
   const { answer } = entity;
+  if (page.is_erased) {
+    const how = ["user", "tenant"].includes(page.kind)
+      ? h("a", { href: href("erasure", page.id) }, "How it was erased") : null;
+    return card("Erased",
+      h("p", {}, pill("erased", "bad"), " Its key was shredded; what is left are its records' ",
+        "headers. ", how),
+      h("p", { class: "answer", role: "status" }, answer?.text ?? ""));
+  }
   return card("Acts",
     reason === null ? null
       : h("p", { class: "notice" }, `It is in quarantine and takes no command: ${reason}`),

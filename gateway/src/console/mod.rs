@@ -14,6 +14,7 @@
 //! | `POST` the same, `{action, reason}` | `{done, message}`: an act, noted before it is done |
 //! | `GET /v1/operator/tenants/{id}/users` | a tenant's users without addresses and names |
 //! | `DELETE /v1/operator/users/{id}/factors`, `{reason}` | `{removed}`: lost second factors |
+//! | `POST /v1/users/{id}/erase`, `/v1/tenants/{id}/erase` | the receipt of an erasure |
 //!
 //! Rates (per second) are made by the script from two trees that follow each other, so that the
 //! server keeps no figures for who is looking. No state is edited here: what an operator may do
@@ -92,6 +93,8 @@ pub struct ActorPage {
     pub state: serde_json::Value,
     /// Why the state cannot be told.
     pub state_error: Option<String>,
+    /// Whether that is because its key was erased.
+    pub is_erased: bool,
     /// The number of the record that `state` is after.
     pub at: u64,
     /// The number of the last record.

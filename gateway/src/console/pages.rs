@@ -137,6 +137,10 @@ fn act() -> Markup {
                 p #act-note.quiet {
                     "It stands in the tenant's chain and in the platform's, with your name."
                 }
+                div #act-confirmation hidden {
+                    label for="act-confirm" { "Type its id to confirm: " code #act-id {} }
+                    input #act-confirm type="text" autocomplete="off" spellcheck="false";
+                }
                 p #act-error.error role="alert" {}
                 div.buttons {
                     button #act-cancel type="button" { "Cancel" }

@@ -11,6 +11,7 @@ mod developer;
 mod device;
 mod device_page;
 mod factor_removal;
+mod erasure;
 mod factors;
 mod import;
 mod invitation_page;
@@ -66,6 +67,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(signing_keys::router())
         .merge(operator_actors::router())
         .merge(backups::router())
+        .merge(erasure::router())
         .split_for_parts();
     openapi::declare_keys(&mut document);
     (router, document)

@@ -9,9 +9,8 @@ use axum::response::Response;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use billing::wallet::{Grant, Kind, Reason, Receipt, wallet_address};
 use futures::Stream;
-use identity::tenant::Tenant;
 use serde::Deserialize;
-use supervision::{Entity as _, Refusal, Timestamp};
+use supervision::{Refusal, Timestamp};
 use types::{Amount, GrantId, TenantId};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -71,7 +70,7 @@ async fn grant(
     body: JsonBody<GrantRequest>,
 ) -> Result<Response, Problem> {
     let GrantRequest { credits, kind, reason, expires_at } = body.value;
-    let tenant = existing_tenant(&app, &id)?;
+    let tenant = existing_tenant(&app, &id).await?;
     let unfit = |error: types::MoneyError| Refusal::invalid("credits", error.to_string());
     let credits = Amount::new(credits).map_err(unfit)?;
     let (kind, named) = match kind {
@@ -104,11 +103,10 @@ fn expiry(app: &App, text: &str) -> Result<Timestamp, Refusal> {
     at.ok_or_else(|| Refusal::invalid("expires_at", "must be an RFC 3339 time to come"))
 }
 
-fn existing_tenant(app: &App, text: &str) -> Result<TenantId, Refusal> {
+async fn existing_tenant(app: &App, text: &str) -> Result<TenantId, Refusal> {
     let missing = || Refusal::not_found("tenant");
     let tenant: TenantId = text.parse().map_err(|_| missing())?;
-    let found = app.system.locate(Tenant::KIND, Tenant::address(tenant).id());
-    found.map(|_| tenant).ok_or_else(missing)
+    app.identity.look_tenant(tenant, move |_| tenant).await?.ok_or_else(missing)
 }
 
 /// The tree as it is now.

@@ -111,7 +111,9 @@ fn page(
     let known = registered(app, &kind)?;
     let head = app.system.journal().stream_head(&place.stream).map_err(unreadable)?;
     let at = query.at.unwrap_or(head).min(head);
-    let (state, state_error) = match now.map_or_else(|| known.observe_at(place, at), Ok) {
+    let seen = now.map_or_else(|| known.observe_at(place, at), Ok);
+    let is_erased = seen.as_ref().is_err_and(Refusal::is_erased);
+    let (state, state_error) = match seen {
         Ok(state) => (state, None),
         Err(refusal) => (Value::Null, Some(refusal.message)),
     };
@@ -121,7 +123,19 @@ fn page(
     let quarantine = quarantined.into_iter().find_map(|(of, why)| (of == id).then_some(why));
     let (view, history) = (known.actor_view(&id), history(app, place, newest, shown)?);
     let tenant_id = TenantId(place.home.0);
-    Ok(ActorPage { kind, id, tenant_id, view, quarantine, state, state_error, at, head, history })
+    Ok(ActorPage {
+        kind,
+        id,
+        tenant_id,
+        view,
+        quarantine,
+        state,
+        state_error,
+        is_erased,
+        at,
+        head,
+        history,
+    })
 }
 
 /// Up to `shown` records, from `newest` back.

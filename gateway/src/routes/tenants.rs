@@ -9,7 +9,7 @@ use identity::new_tenant::{Conclude, NewTenant, Started};
 use identity::tenant::{Details, SetActive, Tenant, Update};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use supervision::{Begin, IdempotencyKey, Refusal};
+use supervision::{Begin, Class, IdempotencyKey, Refusal};
 use types::{AppId, Caller, CallerKind, JsonBytes, Page, Scopes, TenantId, UserId, rfc3339};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -361,7 +361,12 @@ async fn list(
     };
     let mut responses = Vec::with_capacity(tenants.len());
     for tenant in tenants {
-        responses.push(details(&app, tenant).await?.into());
+        match details(&app, tenant).await {
+            Ok(details) => responses.push(details.into()),
+            // It was erased.
+            Err(refusal) if refusal.class == Class::NotFound => {}
+            Err(refusal) => return Err(refusal.into()),
+        }
     }
     Ok(Json(responses))
 }

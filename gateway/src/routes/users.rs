@@ -307,7 +307,7 @@ async fn update(
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct RemoveQuery {
-    /// Refused when true: erasing a person is an act of its own, for every tenant at once
+    /// Only `false`: a tenant removes a user, it does not erase a person
     #[serde(default)]
     #[param(default = false)]
     permanent: bool,
@@ -324,7 +324,8 @@ struct UserRemoved {
 ///
 /// Takes the scope `members:write`, and rights that cover the user's. Tokens, sessions and API keys
 /// of that user for this tenant end for good. The last owner stays (409), and so does a direct user
-/// in the tenant they signed up with.
+/// in the tenant they signed up with. `permanent=true` is 403: the person erases the account
+/// (`DELETE /v1/auth/me`), or an operator does.
 #[utoipa::path(delete, path = "/v1/users/{user_id}", tag = tag::GATEWAY,
     params(("user_id" = String, Path), RemoveQuery),
     responses((status = 200, body = UserRemoved), (status = 401), (status = 403),
@@ -338,8 +339,8 @@ async fn remove(
     entered.require(WRITE)?;
     let user = member_at(&entered, &user_id, WRITE)?;
     if permanent {
-        let message = "erasing a person is an act of its own; this takes them out of the tenant";
-        return Err(Refusal::invalid_at("query", "permanent", message).into());
+        let message = "a tenant removes users; the person (DELETE /v1/auth/me) or an operator erases";
+        return Err(Refusal::forbidden(message).into());
     }
     let (tenant, rights) = (entered.caller.tenant, entered.caller.scopes.clone());
     let origin = app.origin(&entered.caller, entered.request);

@@ -1,0 +1,82 @@
+//! What the market has to do when a tenant is erased: its apps leave the catalogue.
+//!
+//! An app that is offered is suspended while its records can still be read, so that its history
+//! says how it ended; then its records go with its tenant's key, and whoever asks for it is told
+//! that there is none. Its id stays claimed and is never given again.
+//!
+//! Deliberate limits
+//! - Every app is looked through, by the headers of their first records.
+//! - A person's profile as a developer goes with the person's own key; the apps that they made for
+//!   a tenant are that tenant's.
+
+use std::sync::Arc;
+
+use control::app::{App, SetStatus, Status};
+use extensions::Apps;
+use futures::future::{BoxFuture, FutureExt as _};
+use identity::erasure::{Farewell, Subject};
+use supervision::{Address, Class, Entity as _, Origin, Refusal, System};
+use types::{TenantId, home_of};
+
+/// The market's part.
+pub struct MarketFarewell {
+    apps: Arc<Apps>,
+}
+
+impl MarketFarewell {
+    /// With the apps that are kept ready.
+    pub fn new(apps: Arc<Apps>) -> Arc<Self> {
+        Arc::new(Self { apps })
+    }
+
+    async fn suspend(
+        &self,
+        system: &Arc<System>,
+        tenant: TenantId,
+        origin: &Origin,
+    ) -> Result<(), Refusal> {
+        let listed = system.clone();
+        let found = tokio::task::spawn_blocking(move || apps_of(&listed, tenant));
+        let apps = system.directory::<App>();
+        for address in found.await.map_err(|_| Refusal::crashed())?? {
+            let set = SetStatus { status: Status::Suspended, reason: None };
+            match apps.ask(&address, set, origin.clone()).await {
+                // What is not offered is left as it is, and so is what went already.
+                Err(refusal) if refusal.class == Class::Conflict || refusal.is_erased() => {}
+                done => drop(done?),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The apps whose records are a tenant's. Blocks.
+fn apps_of(system: &System, tenant: TenantId) -> Result<Vec<Address<App>>, Refusal> {
+    let (mut apps, mut after) = (Vec::new(), None);
+    loop {
+        let next = system.journal().next_stream(App::KIND, after.as_ref());
+        let Some(stream) = next.map_err(|_| Refusal::crashed())? else { return Ok(apps) };
+        let id = stream.as_str().split_once('/').map_or("", |(_, id)| id);
+        let place = system.locate(App::KIND, id).filter(|place| place.home == home_of(tenant));
+        apps.extend(place.and_then(Address::from_place));
+        after = Some(stream);
+    }
+}
+
+impl Farewell for MarketFarewell {
+    fn part<'a>(
+        &'a self,
+        system: &'a Arc<System>,
+        subject: Subject,
+        origin: &'a Origin,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
+        match subject {
+            Subject::Tenant(tenant) => self.suspend(system, tenant, origin).boxed(),
+            Subject::User(_) => std::future::ready(Ok(())).boxed(),
+        }
+    }
+
+    fn forget(&self, _: Subject) {
+        self.apps.forget_all();
+    }
+}
