@@ -4,25 +4,20 @@
 //! into `DATA_DIR/backups`, asked by an operator whose credentials stand in the environment; the
 //! file is then moved to where it was wanted. Either way it is read again and checked.
 //!
-//! Limits: the server is spoken to in plain HTTP, so it should be on this machine, whose folder the
-//! file is in; the key file is never in a backup.
+//! Limits: the server must be on this machine, because the file is in its folder; the key file is
+//! never in a backup.
 
 use std::path::{Path, PathBuf};
 
-use http_body_util::{BodyExt as _, Full};
-use hyper::Request;
-use hyper::body::Bytes;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use persistence::OpenError;
 use persistence::backup::{BackupReport, check_backup};
 use persistence::restore::KEY_FILE;
-use serde_json::{Value, json};
+use serde_json::json;
 use supervision::Timestamp;
 
 use crate::config::Hidden;
 use crate::offline::{FolderArgs, OfflineError, Progress, note, open_journal, say};
+use crate::remote::Remote;
 use crate::start::StartError;
 
 /// Where a server puts backups, in its data folder.
@@ -40,6 +35,10 @@ pub struct BackupArgs {
     /// The server that has the folder open; asked for the backup if one does
     #[arg(long, value_name = "URL")]
     pub server: Option<String>,
+    /// For https: the only certificates, in PEM form, that the server's may be signed by, instead
+    /// of this machine's
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// The operator's e-mail address, for the server
     #[arg(
         long,
@@ -59,9 +58,20 @@ impl BackupArgs {
             target: target.to_owned(),
             folder: FolderArgs { data_dir: folder.to_owned(), master_key: None },
             server: None,
+            ca: None,
             operator_email: String::new(),
             operator_password: None,
         }
+    }
+}
+
+/// Removes what backups have left in a data folder when the process that took them was killed. The
+/// caller has the folder.
+pub(crate) fn remove_unfinished(data_dir: &Path) {
+    match persistence::remove_unfinished(&data_dir.join(BACKUP_FOLDER)) {
+        Ok(0) => {}
+        Ok(removed) => tracing::info!(removed, "unfinished backups were removed"),
+        Err(error) => tracing::warn!(%error, "unfinished backups could not be removed"),
     }
 }
 
@@ -124,8 +134,7 @@ async fn ask(args: &BackupArgs, server: &str, target: &Path) -> Result<BackupRep
             BAILIWICK_OPERATOR_PASSWORD";
         return Err(OfflineError::Usage(message.to_owned()));
     };
-    let client = Client::builder(TokioExecutor::new()).build_http();
-    let remote = Remote { server: server.trim_end_matches('/'), client };
+    let remote = Remote::new(server, args.ca.as_deref())?;
     let login = json!({"email": args.operator_email, "password": password.0});
     let tokens = remote.post("/v1/auth/login", None, &login).await?;
     let token = tokens["access_token"].as_str().unwrap_or_default();
@@ -140,39 +149,4 @@ async fn ask(args: &BackupArgs, server: &str, target: &Path) -> Result<BackupRep
     });
     moved.map_err(OfflineError::file(target))?;
     Ok(report)
-}
-
-/// A server that is spoken to.
-struct Remote<'a> {
-    server: &'a str,
-    client: Client<HttpConnector, Full<Bytes>>,
-}
-
-impl Remote<'_> {
-    async fn post(
-        &self,
-        path: &str,
-        token: Option<&str>,
-        body: &Value,
-    ) -> Result<Value, OfflineError> {
-        let asked = format!("{}{path}", self.server);
-        let unreachable = |error: &dyn std::error::Error| {
-            OfflineError::Unreachable(asked.clone(), crate::offline::whole(error))
-        };
-        let mut request = Request::post(&asked).header("content-type", "application/json");
-        if let Some(token) = token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        let request = request.body(Full::new(Bytes::from(body.to_string())));
-        let request = request.map_err(|error| unreachable(&error))?;
-        let response = self.client.request(request).await.map_err(|error| unreachable(&error))?;
-        let (head, body) = response.into_parts();
-        let bytes = body.collect().await.map_err(|error| unreachable(&error))?.to_bytes();
-        if head.status.is_success() {
-            return Ok(serde_json::from_slice(&bytes).unwrap_or_default());
-        }
-        let problem: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        let answer = problem["detail"].as_str().unwrap_or("no reason given").to_owned();
-        Err(OfflineError::Answered { asked, status: head.status.as_u16(), answer })
-    }
 }

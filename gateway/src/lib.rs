@@ -27,6 +27,7 @@ pub mod paging;
 pub mod places;
 pub mod problem;
 pub mod reindex;
+mod remote;
 pub mod restore;
 pub mod routes;
 pub mod server;

@@ -249,6 +249,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running, StartError> {
     let post_office = mail::post_office(args, &format!("{scheme}://{address}"))?;
     let fresh = is_fresh(&args.data_dir);
     let lock = FolderLock::take(&args.data_dir)?;
+    crate::backup::remove_unfinished(&args.data_dir);
     let master = master_key(&args.data_dir, args.master_key.as_ref())?;
     let identity = new_identity(args, &master)?;
     let journal = open_journal(args, &master)?;

@@ -75,7 +75,7 @@ impl Settings {
     }
 
     fn open(&self) -> Result<(FolderLock, Arc<Journal>), String> {
-        let lock = FolderLock::take(&self.folder).map_err(|error| error.to_string())?;
+        let lock = FolderLock::take(&self.folder).map_err(|error| described(&error))?;
         let master = MasterKey::load_or_create(&self.folder.join("master.key"));
         let master = master.map_err(|error| described(&error))?;
         let defaults = Options::new(&self.folder);
@@ -108,7 +108,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let mode = arguments.next().unwrap_or_default();
     let Some(settings) = Settings::parse(arguments) else {
-        eprintln!("usage: journal_writer write|verify redb FOLDER NOTES [NAME=NUMBER ...]");
+        eprintln!("usage: journal_writer write|verify ENGINE FOLDER NOTES [NAME=NUMBER ...]");
         return ExitCode::from(CODE_USAGE);
     };
     match mode.as_str() {

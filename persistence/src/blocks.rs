@@ -30,6 +30,8 @@ const HEAD_BYTES: usize = 1 + 8 + 4 + 4 + 4;
 const DIGEST_BYTES: usize = 32;
 /// Stands for the length of a value that is deleted.
 const DELETED: u32 = u32::MAX;
+/// What the name of an unfinished file ends with.
+const PART_SUFFIX: &str = ".part";
 
 /// What is wrong with a file of blocks.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +130,8 @@ pub(crate) struct BlockWriter {
     file: Option<BufWriter<File>>,
     path: PathBuf,
     part: PathBuf,
+    /// It has its name.
+    finished: bool,
     digest: digest::Context,
     number: u64,
     bytes: u64,
@@ -140,7 +144,7 @@ impl BlockWriter {
             return Err(BlockError::Exists(path.to_owned()));
         }
         let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".part");
+        name.push(PART_SUFFIX);
         let part = path.with_file_name(name);
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(true).mode(0o600).open(&part);
@@ -149,6 +153,7 @@ impl BlockWriter {
             file: Some(BufWriter::with_capacity(1 << 20, file)),
             path: path.to_owned(),
             part,
+            finished: false,
             digest: digest::Context::new(&digest::SHA256),
             number: 0,
             bytes: 0,
@@ -195,6 +200,7 @@ impl BlockWriter {
             file.sync_all().map_err(failed("synced"))?;
         }
         std::fs::rename(&self.part, &self.path).map_err(failed("renamed"))?;
+        self.finished = true;
         sync_folder(self.path.parent()).map_err(failed("renamed"))?;
         Ok((self.bytes, digest))
     }
@@ -202,10 +208,30 @@ impl BlockWriter {
 
 impl Drop for BlockWriter {
     fn drop(&mut self) {
-        if self.file.take().is_some() {
+        if !self.finished {
+            drop(self.file.take());
             let _ = std::fs::remove_file(&self.part);
         }
     }
+}
+
+/// Removes from a folder what processes that were killed left of unfinished files; says how many.
+/// Nobody may be writing one there. A folder that is missing has none.
+pub fn remove_unfinished(folder: &Path) -> std::io::Result<usize> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let entry = entry?;
+        let is_part = entry.file_name().as_encoded_bytes().ends_with(PART_SUFFIX.as_bytes());
+        if is_part && entry.file_type()?.is_file() {
+            std::fs::remove_file(entry.path())?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
 }
 
 /// Makes the names in a folder durable.

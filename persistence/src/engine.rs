@@ -3,13 +3,16 @@
 //! One keyspace of bytes, one writer, any number of readers. One suite of conformance tests runs
 //! on every engine (`persistence/tests`).
 
+mod frames;
 mod logged;
 mod memory;
 mod overlay;
+mod place;
 mod redb;
 pub mod segments;
 #[cfg(feature = "sled")]
 mod sled;
+mod summed;
 
 pub use logged::{LoggedEngine, TABLE_BYTES};
 pub use memory::MemoryEngine;

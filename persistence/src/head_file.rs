@@ -4,7 +4,9 @@
 //! before its riders run, the commit's number and rolling hash are written here; an engine that
 //! opens behind this file is refused. There are two slots of 4 KiB, each with a checksum. One is
 //! written with each commit until it is synced; then it rests and the other one is written. So a
-//! power cut that tears what was not synced yet always leaves a slot that was.
+//! power cut that tears what was not synced yet always leaves a slot that was. The first slot is
+//! synced before the first commit, so a journal with commits whose head file has no whole slot has
+//! lost it, and is refused as well.
 //!
 //! The file is written with each commit and synced each second and at shutdown: a lost tail is
 //! always noticed after a crash of the process, and after a power cut except for the last second.
@@ -12,8 +14,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use crate::blocks::sync_folder;
 use crate::layout::Meta;
 use crate::record::SHARDS;
 
@@ -24,30 +27,34 @@ const BODY_BYTES: usize = 8 + 16 + 8 + 32 + 8 * SHARDS;
 
 /// The head file's handle.
 pub struct HeadFile {
-    file: File,
+    path: PathBuf,
+    /// `None` until there is one.
+    file: Option<File>,
     /// Which slot is written now; the other one is synced.
     turn: usize,
 }
 
 impl HeadFile {
-    /// Opens or makes the file.
+    /// Opens the file. One that is missing is made when a journal starts on it.
     pub fn open(path: &Path) -> std::io::Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)?;
-        // The newest slot rests from here on: a killed process may have left it unsynced, and a
-        // new file without its name in the folder.
-        file.sync_all()?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
-        let mut head = Self { file, turn: 0 };
+        let file = match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        // The newest slot rests from here on: a killed process may have left it unsynced.
+        if let Some(file) = &file {
+            file.sync_all()?;
+        }
+        let mut head = Self { path: path.to_owned(), file, turn: 0 };
         let newest = head.newest()?;
         head.turn = newest.map_or(0, |(slot, _)| 1 - slot);
         Ok(head)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The newest slot whose checksum holds; `None` in a new or unreadable file.
@@ -56,9 +63,10 @@ impl HeadFile {
     }
 
     fn newest(&self) -> std::io::Result<Option<(usize, Meta)>> {
+        let Some(file) = &self.file else { return Ok(None) };
         let mut bytes = vec![0; 2 * SLOT_BYTES];
-        let length = self.file.metadata()?.len().min(bytes.len() as u64) as usize;
-        self.file.read_exact_at(&mut bytes[..length], 0)?;
+        let length = file.metadata()?.len().min(bytes.len() as u64) as usize;
+        file.read_exact_at(&mut bytes[..length], 0)?;
         let slots = bytes.chunks_exact(SLOT_BYTES).map(decode_slot).enumerate();
         let whole = slots.filter_map(|(slot, meta)| Some((slot, meta?)));
         Ok(whole.max_by_key(|(_, meta)| meta.commit))
@@ -66,21 +74,30 @@ impl HeadFile {
 
     /// Writes the slot whose turn it is. Not synced.
     pub(crate) fn write(&self, meta: &Meta) -> std::io::Result<()> {
-        self.file.write_all_at(&encode_slot(meta), (self.turn * SLOT_BYTES) as u64)
+        self.made()?.write_all_at(&encode_slot(meta), (self.turn * SLOT_BYTES) as u64)
     }
 
-    /// Forgets both slots and writes one, synced: the operator gave up what came after.
+    fn made(&self) -> std::io::Result<&File> {
+        self.file.as_ref().ok_or_else(|| std::io::ErrorKind::NotFound.into())
+    }
+
+    /// Forgets both slots and writes one, synced: the journal is new, or the operator gave up what
+    /// came after.
     pub(crate) fn restart_from(&mut self, meta: &Meta) -> std::io::Result<()> {
-        self.file.set_len(0)?;
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        self.file = Some(options.open(&self.path)?);
+        self.turn = 0;
         self.write(meta)?;
-        self.file.sync_all()?;
-        self.turn = 1 - self.turn;
+        self.made()?.sync_all()?;
+        sync_folder(self.path.parent())?;
+        self.turn = 1;
         Ok(())
     }
 
     /// Syncs what was written; the other slot's turn begins.
     pub(crate) fn sync(&mut self) -> std::io::Result<()> {
-        self.file.sync_data()?;
+        self.made()?.sync_data()?;
         self.turn = 1 - self.turn;
         Ok(())
     }
@@ -136,6 +153,7 @@ mod tests {
         let path = folder.path().join("head");
         let mut head = HeadFile::open(&path).unwrap();
         assert_eq!(head.read().unwrap(), None);
+        head.restart_from(&meta(0)).unwrap();
         for synced in [1, 5, 9] {
             head.write(&meta(synced)).unwrap();
             head.sync().unwrap();
@@ -143,14 +161,14 @@ mod tests {
             head.write(&meta(synced + 2)).unwrap();
             assert_eq!(head.read().unwrap(), Some(meta(synced + 2)));
             let torn = (head.turn * SLOT_BYTES) as u64 + 100;
-            head.file.write_all_at(b"torn", torn).unwrap();
+            head.made().unwrap().write_all_at(b"torn", torn).unwrap();
             assert_eq!(head.read().unwrap(), Some(meta(synced)));
             // Whoever opens it next leaves the good slot alone, too.
             head = HeadFile::open(&path).unwrap();
             head.write(&meta(synced + 3)).unwrap();
             assert_eq!(head.read().unwrap(), Some(meta(synced + 3)));
             let torn = (head.turn * SLOT_BYTES) as u64 + 100;
-            head.file.write_all_at(b"torn", torn).unwrap();
+            head.made().unwrap().write_all_at(b"torn", torn).unwrap();
             assert_eq!(head.read().unwrap(), Some(meta(synced)));
         }
     }
@@ -160,6 +178,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("head");
         let mut head = HeadFile::open(&path).unwrap();
+        head.write(&meta(7)).unwrap_err();
+        head.restart_from(&meta(6)).unwrap();
         head.write(&meta(7)).unwrap();
         head.sync().unwrap();
         head.restart_from(&meta(3)).unwrap();

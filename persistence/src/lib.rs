@@ -29,7 +29,7 @@ mod space;
 mod verify;
 mod writer;
 
-pub use blocks::BlockError;
+pub use blocks::{BlockError, remove_unfinished};
 pub use codec::CodecError;
 pub use engine::{Engine, EngineError};
 pub use generations::Generations;

@@ -102,8 +102,10 @@ mod tests {
         assert_eq!(found().unwrap(), Some(EngineKind::Sled));
         for (line, complaint) in [("sled 9", "layout version 9"), ("sled", "not readable")] {
             fs::write(folder.path().join(FILE), line).unwrap();
-            let error = found().unwrap_err().to_string();
-            assert!(error.contains(complaint), "{error}");
+            let error = found().unwrap_err();
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            let text = format!("{error}: {}", cause.unwrap_or_default());
+            assert!(text.contains(complaint), "{text}");
         }
     }
 }

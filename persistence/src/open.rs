@@ -61,7 +61,7 @@ impl Options {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The folder cannot be made, read or written.
-    #[error("the data folder {path} cannot be used: {source}")]
+    #[error("the data folder {path} cannot be used")]
     Folder {
         /// The folder or file.
         path: PathBuf,
@@ -101,14 +101,14 @@ pub enum OpenError {
         /// The engine.
         engine: &'static str,
     },
-    /// The engine does not open.
+    /// The engine does not open. What it says is in the message, and so is no source.
     #[error("the journal does not open: {0}")]
-    Engine(#[from] EngineError),
+    Engine(EngineError),
     /// The keys do not open.
     #[error(transparent)]
     Keys(#[from] SealError),
     /// The store is damaged.
-    #[error("the journal's own figures do not decode: {0}")]
+    #[error("the journal's own figures do not decode")]
     Damaged(#[from] crate::CodecError),
     /// A newer version wrote the store.
     #[error("the journal has layout version {found}, this build reads up to {known}")]
@@ -134,6 +134,20 @@ pub enum OpenError {
         /// The rolling hash of what is left.
         hash: String,
     },
+    /// The head file is gone, or nothing of it is whole.
+    #[error(
+        "the head file {path} is missing or unreadable, though the journal has {commit} commits: \
+         whether acknowledged changes are missing cannot be told. Put it back, or go on with \
+         --accept-loss={hash}"
+    )]
+    NoHead {
+        /// Where it should be.
+        path: PathBuf,
+        /// The engine's commit.
+        commit: u64,
+        /// The rolling hash of what is there.
+        hash: String,
+    },
     /// The engine and the head file tell different stories.
     #[error(
         "the journal is not the one that the head file saw (commit {commit}). Put the right files \
@@ -146,8 +160,14 @@ pub enum OpenError {
         hash: String,
     },
     /// The writer's thread did not start.
-    #[error("the writer's thread did not start: {0}")]
+    #[error("the writer's thread did not start")]
     Thread(#[source] std::io::Error),
+}
+
+impl From<EngineError> for OpenError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
 }
 
 /// Keeps other processes out of a data folder while it lives.
@@ -358,30 +378,35 @@ pub(crate) fn compare(
     file: &mut HeadFile,
     accept_loss: Option<&str>,
 ) -> Result<(), OpenError> {
-    let failed = |source| OpenError::Folder { path: "head".into(), source };
-    let Some(seen) = file.read().map_err(failed)? else {
-        return Ok(());
-    };
+    let path = file.path().to_owned();
+    let failed = |source| OpenError::Folder { path: path.clone(), source };
+    let found = file.read().map_err(failed)?;
+    let seen = found.as_ref().map_or(0, |seen| seen.commit);
     let hash = data_encoding::HEXLOWER.encode(&meta.rolling);
-    let accepted = accept_loss == Some(hash.as_str());
     let fresh = meta.commit == 0;
-    let foreign = !fresh && seen.generation != meta.generation
-        || seen.commit == meta.commit && seen.rolling != meta.rolling;
-    if accepted {
+    if accept_loss == Some(hash.as_str()) {
         tracing::warn!(
-            seen = seen.commit,
+            seen,
             found = meta.commit,
             "going on without commits that were acknowledged, as --accept-loss says"
         );
-        file.restart_from(meta).map_err(failed)?;
-        return Ok(());
+        return file.restart_from(meta).map_err(failed);
     }
+    if fresh && seen == 0 {
+        // What a start before the first commit left names another generation, if anything.
+        return file.restart_from(meta).map_err(failed);
+    }
+    let Some(found) = found else {
+        return Err(OpenError::NoHead { path, commit: meta.commit, hash });
+    };
+    let foreign = !fresh && found.generation != meta.generation
+        || seen == meta.commit && found.rolling != meta.rolling;
     if foreign {
         return Err(OpenError::Foreign { commit: meta.commit, hash });
     }
-    if seen.commit > meta.commit {
-        let lost = seen.commit - meta.commit;
-        return Err(OpenError::Behind { lost, seen: seen.commit, found: meta.commit, hash });
+    if seen > meta.commit {
+        let lost = seen - meta.commit;
+        return Err(OpenError::Behind { lost, seen, found: meta.commit, hash });
     }
     Ok(())
 }

@@ -7,6 +7,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
+pub mod child;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;

@@ -13,18 +13,15 @@
 #![expect(clippy::print_stdout, reason = "the seed and the summary are what a long run is for")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use journeys::{Answer, Api, User, WELCOME, settings, text};
+use journeys::child::{self, ServerProcess};
+use journeys::{Answer, Api, User, WELCOME, text};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-const CHILD: &str = "BAILIWICK_CRASH_CHILD";
 const ROUNDS_DEFAULT: usize = 3;
 /// What the wallet is filled with: more than any run spends.
 const GRANTED: i64 = 1_000_000_000;
@@ -37,75 +34,10 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(20);
 /// Clients of each sort.
 const CLIENTS: u64 = 2;
 
-/// Not a check by itself: the server that the check below starts, and kills. It ends with its
-/// standard input, so it outlives no parent.
+/// Not a check by itself: the server that the check below starts, and kills.
 #[test]
 fn child() {
-    let Some(folder) = std::env::var_os(CHILD) else {
-        return;
-    };
-    tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let running = gateway::start::start(&settings(Path::new(&folder))).await.unwrap();
-        println!("listening {}", running.address);
-        std::io::stdout().flush().unwrap();
-        let ended = tokio::task::spawn_blocking(|| {
-            let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        });
-        ended.await.unwrap();
-        running.stop().await;
-    });
-}
-
-/// A server in a process of its own; killed when it is dropped.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Process {
-    fn spawn(folder: &Path) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child", "--nocapture"])
-            .env(CHILD, folder)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn();
-        Self(child.unwrap())
-    }
-
-    /// Waits until it listens; `None` if it ended instead.
-    async fn listens(&mut self) -> Option<Api> {
-        let output = BufReader::new(self.0.stdout.take().unwrap());
-        let (found, address) = tokio::sync::oneshot::channel();
-        // Reads on to the end: the child must always be able to print.
-        std::thread::spawn(move || {
-            let mut found = Some(found);
-            for line in output.lines().map_while(Result::ok) {
-                let Some((_, address)) = line.split_once("listening ") else { continue };
-                if let Some(found) = found.take() {
-                    let _ = found.send(address.to_owned());
-                }
-            }
-        });
-        Some(Api::new(address.await.ok()?.trim().parse().unwrap()))
-    }
-
-    async fn start(folder: &Path) -> (Self, Api) {
-        let mut process = Self::spawn(folder);
-        let listens = process.listens().await;
-        (process, listens.unwrap_or_else(|| panic!("the server did not start after a crash")))
-    }
-
-    /// Ends it in order.
-    fn stop(mut self) {
-        drop(self.0.stdin.take());
-        let status = self.0.wait().unwrap();
-        assert!(status.success(), "the server did not stop in order: {status}");
-    }
+    child::serve(|_| {});
 }
 
 /// xorshift64* (Vigna, 2016): choices that a printed seed repeats.
@@ -272,13 +204,13 @@ struct World {
 impl World {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (process, api) = Process::start(folder.path()).await;
+        let (process, api) = ServerProcess::start(folder.path(), &[]).await;
         let (user, operator) = (api.user("ada").await, api.operator().await);
         api.grant(&operator, &user.id, GRANTED).await;
         api.shelf(&user, "shelf").await;
         let balance = api.balance(&user).await;
         assert_eq!(balance, GRANTED + WELCOME.0);
-        process.stop();
+        assert!(process.stop(), "the server did not stop in order");
         let random = Random::from_environment();
         let (debits, captures, batches) = (BTreeMap::new(), 0, 0);
         let (repeated, doubts, start_kills) = (0, 0, 0);
@@ -298,7 +230,7 @@ impl World {
 
     /// Sends until the process is killed.
     async fn storm(&mut self, round: usize) -> Log {
-        let (process, api) = Process::start(self.folder.path()).await;
+        let (process, api) = ServerProcess::start(self.folder.path(), &[]).await;
         let log = Arc::new(Log::default());
         let answers = self.random.between(ANSWERS_BEFORE_KILL);
         let mut clients = Vec::new();
@@ -325,7 +257,7 @@ impl World {
 
     /// Another process dies while it starts, or just after.
     async fn die_while_starting(&mut self) {
-        let mut process = Process::spawn(self.folder.path());
+        let mut process = ServerProcess::spawn(self.folder.path(), &[]);
         let patience = Duration::from_millis(self.random.between((1, START_KILL_MS_MAX)));
         let listens = process.listens();
         let _ = tokio::time::timeout(patience, listens).await;
@@ -445,13 +377,13 @@ async fn a_kill_at_any_moment_loses_nothing_and_does_nothing_twice() {
     for round in 0..rounds {
         let log = world.storm(round).await;
         world.die_while_starting().await;
-        let (process, api) = Process::start(world.folder.path()).await;
+        let (process, api) = ServerProcess::start(world.folder.path(), &[]).await;
         world.settle(&api, log).await;
         world.inspect(&api).await;
         if round + 1 == rounds {
             world.compare_ledger(&api).await;
         }
-        process.stop();
+        assert!(process.stop(), "the server did not stop in order");
     }
     let data_dir = world.folder.path().to_owned();
     gateway::verify::run(&gateway::verify::VerifyArgs::folder(data_dir)).await.unwrap();

@@ -54,6 +54,9 @@ mod bad_input;
 #[path = "journeys/backups.rs"]
 mod backups;
 
+#[path = "journeys/engines.rs"]
+mod engines;
+
 #[path = "journeys/refused_starts.rs"]
 mod refused_starts;
 

@@ -13,22 +13,20 @@
 #![expect(clippy::unwrap_used, reason = "a check that cannot set itself up has failed")]
 #![expect(clippy::print_stdout, reason = "the child tells where it listens, and the sum is told")]
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gateway::start::Running;
 use identity::mail_link::{LinkKey, Purpose};
+use journeys::child::{self, ServerProcess};
 use journeys::{Answer, Api, PASSWORD, User, WELCOME, settings, shelf_document, text};
 use persistence::{RowRange, Shard};
 use serde_json::{Value, json};
 use supervision::reminders::PENDING_FAMILY;
 use tokio::sync::Notify;
 
-const CHILD: &str = "BAILIWICK_RECOVERY_CHILD";
 const KILL_AFTER: &str = "BAILIWICK_RECOVERY_KILL_AFTER";
 /// No flow here has more commits; one that has never ends by itself.
 const COMMITS_MAX: u64 = 80;
@@ -37,15 +35,11 @@ const RECOVERED_WITHIN: Duration = Duration::from_secs(30);
 /// How long a call's hold lives when nobody ends it, and some room for clocks.
 const HOLD_TTL: Duration = Duration::from_secs(125);
 
-/// Not a check by itself: the server that kills itself. It ends with its standard input.
+/// Not a check by itself: the server that kills itself.
 #[test]
 fn child() {
-    let Some(folder) = std::env::var_os(CHILD) else {
-        return;
-    };
-    let kill_after: u64 = std::env::var(KILL_AFTER).unwrap().parse().unwrap();
-    tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let running = gateway::start::start(&settings(Path::new(&folder))).await.unwrap();
+    child::serve(|running| {
+        let kill_after: u64 = std::env::var(KILL_AFTER).unwrap().parse().unwrap();
         let commits = AtomicU64::new(0);
         running.app.system.journal().on_commit(Box::new(move |_| {
             if commits.fetch_add(1, Ordering::Relaxed) + 1 == kill_after {
@@ -55,60 +49,7 @@ fn child() {
                 std::thread::park();
             }
         }));
-        println!("listening {}", running.address);
-        std::io::stdout().flush().unwrap();
-        let ended = tokio::task::spawn_blocking(|| {
-            let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        });
-        ended.await.unwrap();
-        running.stop().await;
     });
-}
-
-/// A server that kills itself; killed when it is dropped.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Process {
-    fn start(folder: &Path, kill_after: u64) -> (Self, Api) {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child", "--nocapture"])
-            .env(CHILD, folder)
-            .env(KILL_AFTER, kill_after.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn();
-        let mut process = Self(child.unwrap());
-        let mut output = BufReader::new(process.0.stdout.take().unwrap());
-        let mut line = String::new();
-        let address = loop {
-            line.clear();
-            assert_ne!(output.read_line(&mut line).unwrap(), 0, "the server did not start");
-            if let Some((_, address)) = line.split_once("listening ") {
-                break address.trim().parse().unwrap();
-            }
-        };
-        // Read on to the end: the child must always be able to print.
-        std::thread::spawn(move || output.read_to_end(&mut Vec::new()));
-        (process, Api::new(address))
-    }
-
-    /// Whether it is gone, which only its own kill can be the reason of.
-    fn is_killed(&mut self) -> bool {
-        self.0.try_wait().unwrap().is_some()
-    }
-
-    /// Stops it; whether it came to that before its own kill.
-    fn stop(mut self) -> bool {
-        drop(self.0.stdin.take());
-        self.0.wait().unwrap().success()
-    }
 }
 
 fn copy_folder(from: &Path, to: &Path) {
@@ -254,13 +195,15 @@ struct Tally {
 /// Serves the folder until it is killed: whether the request had been answered. `None` when the
 /// flow ended without a kill.
 async fn killed<F: Flow>(flow: &F, world: &World, folder: &Path, kill_after: u64) -> Option<bool> {
-    let (mut process, api) = Process::start(folder, kill_after);
+    let variables = [(KILL_AFTER, kill_after.to_string())];
+    let (mut process, api) = ServerProcess::start(folder, &variables).await;
     let answer = flow.send(&api, world).await;
     if let Ok(answer) = &answer {
         assert!((200..300).contains(&answer.status), "{}: {}", answer.asked, answer.text());
     }
     // After the answer some of it goes on, and the kill may still come.
-    while !process.is_killed() {
+    // Only its own kill can end it.
+    while !process.is_gone() {
         if answer.is_ok() && flow.is_over(&api, world).await == Ok(true) {
             let ended_in_order = process.stop();
             return if ended_in_order { None } else { Some(true) };

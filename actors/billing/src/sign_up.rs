@@ -21,8 +21,8 @@ use identity::user::{self, AuthMethod, AwaitVerification, Membership, User};
 use persistence::KeyRing;
 use serde::{Deserialize, Serialize};
 use supervision::{
-    Address, Class, Command, EffectContext, Entity, Handle, Origin, Process, Refusal, System,
-    Timestamp, Turn,
+    Address, Backoff, Class, Command, EffectContext, Entity, Handle, Origin, Process, Refusal,
+    Retried, Retry, Retrying, System, Timestamp, Turn, retry,
 };
 use types::{
     GrantId, JsonBytes, Personal, Scopes, TenantId, UserId, base32, home_of, owner_of_user,
@@ -30,9 +30,6 @@ use types::{
 
 use crate::wallet::{Grant, Wallet, wallet_address};
 
-/// When a sign-up that has not ended is tried again, in milliseconds; each time twice as late.
-const RETRY_MS: i64 = 5_000;
-const RETRY_MS_MAX: i64 = 60 * 60 * 1_000;
 /// How long a caller waits for the end.
 const WAIT_LIMIT: Duration = Duration::from_secs(30);
 const EMAIL: &str = "sign_up.email";
@@ -44,8 +41,7 @@ const COMPANY: &str = "sign_up.company";
 pub struct SignUp {
     started: Option<Started>,
     mail: Option<MailWanted>,
-    retry_at: Timestamp,
-    retries: u32,
+    retry: Retry,
     ended: Option<Ended>,
 }
 
@@ -66,10 +62,6 @@ pub struct MailWanted {
     /// Whether nobody gets in, nor is told anything else, before the address is verified.
     pub verify_first: bool,
 }
-
-/// It is tried once more.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Retried {}
 
 /// It is over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -119,7 +111,7 @@ impl Entity for SignUp {
     const KIND: &'static str = "sign_up";
     // Over in a moment, and asked again only when a client repeats.
     const IDLE: Duration = Duration::from_secs(3);
-    const SNAPSHOT_VERSION: u16 = 2;
+    const SNAPSHOT_VERSION: u16 = 3;
     type Event = SignUpEvent;
     type Effect = SignUpEffect;
 
@@ -127,13 +119,9 @@ impl Entity for SignUp {
         match event {
             SignUpEvent::Started(started) => {
                 self.started = Some(started.clone());
-                self.retry_at = at.plus_ms(RETRY_MS);
+                self.retry = Retry::begin(at, Backoff::USUAL);
             }
-            SignUpEvent::Retried(_) => {
-                self.retries = self.retries.saturating_add(1);
-                let pause_ms = RETRY_MS << self.retries.min(10);
-                self.retry_at = at.plus_ms(pause_ms.min(RETRY_MS_MAX));
-            }
+            SignUpEvent::Retried(_) => self.retry.again(at, Backoff::USUAL),
             SignUpEvent::Ended(ended) => self.ended = Some(ended.clone()),
             SignUpEvent::MailWanted(mail) => self.mail = Some(*mail),
         }
@@ -149,27 +137,19 @@ impl Entity for SignUp {
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
-        self.is_pending().then_some(self.retry_at)
+        self.retry_at()
     }
 
     fn due(turn: &mut Turn<'_, Self>) {
-        if turn.state().is_pending() && turn.state().retry_at <= turn.now() {
-            let again = turn.state().resume();
-            turn.record(SignUpEvent::Retried(Retried {}));
-            again.into_iter().for_each(|effect| turn.effect(effect));
-        }
+        Self::try_again(turn);
     }
 
     async fn perform(effect: SignUpEffect, context: EffectContext<Self>) {
         let SignUpEffect::Go(started, mail) = effect;
         let EffectContext { system, address, origin, .. } = context;
-        let refusal = match steps(&system, &started, mail, &origin).await {
-            Ok(()) => None,
-            // These say nothing about the sign-up: the reminder tries again.
-            Err(refusal) if refusal.class.may_pass() => return,
-            Err(refusal) => Some(refusal),
-        };
-        let end = End(Ended { refusal });
+        let outcome = steps(&system, &started, mail, &origin).await;
+        let Some(outcome) = retry::verdict(outcome) else { return };
+        let end = End(Ended { refusal: outcome.err() });
         if let Err(refusal) = system.directory::<Self>().ask(&address, end, origin).await {
             tracing::debug!(%refusal, "the end of a sign-up is not noted yet; it is tried again");
         }
@@ -180,6 +160,16 @@ impl Entity for SignUp {
         let refusal = self.ended.as_ref().and_then(|ended| ended.refusal.as_ref());
         let code = refusal.map(|refusal| refusal.code.as_str());
         serde_json::json!({ "user": user, "ended": self.ended.is_some(), "refusal": code })
+    }
+}
+
+impl Retrying for SignUp {
+    fn retry(&self) -> &Retry {
+        &self.retry
+    }
+
+    fn retried() -> SignUpEvent {
+        SignUpEvent::Retried(Retried {})
     }
 }
 

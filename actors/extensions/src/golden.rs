@@ -57,6 +57,7 @@ fn samples() -> Vec<SessionEvent> {
             share: SharePercent::new(70).unwrap(),
         }),
         SessionEvent::Settled(Settled { id, charged: 0, refused: Some("hold_expired".to_owned()) }),
+        SessionEvent::Retried(supervision::Retried {}),
     ]
 }
 

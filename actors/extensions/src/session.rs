@@ -19,15 +19,14 @@
 //!   lives) is charged late: what the wallet cannot pay, it owes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
 use billing::wallet::{Settle, SettleItem, Wallet, wallet_address};
 use persistence::codec;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use supervision::{
-    Address, Class, Command, EffectContext, Entity, Handle, Need, Refusal, RowDraft, Timestamp,
-    Turn,
+    Address, Backoff, Class, Command, EffectContext, Entity, Handle, Need, Refusal, Retried, Retry,
+    Retrying, RowDraft, Timestamp, Turn, retry,
 };
 use types::{
     AppId, CallId, Credits, HoldId, JsonBytes, SharePercent, TenantId, UserId, base32, home_of,
@@ -48,10 +47,8 @@ pub const RUNS_REMEMBERED_MAX: usize = 4_096;
 pub const RUNS_REMEMBERED_MS: i64 = 24 * 60 * 60 * 1_000;
 /// Characters of a function's name in a record; what is longer is cut.
 pub const FUNCTION_CHARACTERS_MAX: usize = 128;
-/// How often a settlement is tried before it waits for the next start.
-const SETTLE_ATTEMPTS_MAX: u32 = 120;
-/// The first and the longest pause between two tries.
-const SETTLE_PAUSE: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+/// The pauses between two tries of a settlement.
+pub const SETTLE_BACKOFF: Backoff = Backoff { first_ms: 2_000, max_ms: 60_000 };
 /// The code of a refused [`ApplyRun`] that read what has changed since.
 pub const DOCUMENTS_CHANGED: &str = "documents_changed";
 
@@ -179,6 +176,8 @@ struct Unsettled {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ExtensionSession {
     unsettled: BTreeMap<CallId, Unsettled>,
+    /// Of the oldest one of them.
+    retry: Retry,
     /// Ids sort by age.
     remembered: BTreeMap<CallId, Timestamp>,
     runs: u64,
@@ -224,6 +223,8 @@ supervision::events! {
         Ran(Ran) = "ran", 1;
         /// It was paid for.
         Settled(Settled) = "settled", 1;
+        /// What is not paid for is tried once more.
+        Retried(Retried) = "retried", 1;
     }
 }
 
@@ -236,6 +237,7 @@ pub struct SettleRun {
 
 impl Entity for ExtensionSession {
     const KIND: &'static str = "extension_session";
+    const SNAPSHOT_VERSION: u16 = 2;
     type Event = SessionEvent;
     type Effect = SettleRun;
 
@@ -255,13 +257,21 @@ impl Entity for ExtensionSession {
                         share: ran.share,
                         items: paid.map(|item| (item.index, item.price, item.fee)).collect(),
                     };
+                    if self.unsettled.is_empty() {
+                        self.retry = Retry::begin(at, SETTLE_BACKOFF);
+                    }
                     self.unsettled.insert(ran.id, run);
                 }
             }
             SessionEvent::Settled(settled) => {
+                // Ids sort by age: as long as the oldest is another each time, nothing is stuck.
+                if self.unsettled.first_key_value().is_some_and(|(id, _)| *id == settled.id) {
+                    self.retry = Retry::begin(at, SETTLE_BACKOFF);
+                }
                 self.unsettled.remove(&settled.id);
                 self.charged = self.charged.saturating_add(settled.charged);
             }
+            SessionEvent::Retried(_) => self.retry.again(at, SETTLE_BACKOFF),
         }
     }
 
@@ -282,6 +292,14 @@ impl Entity for ExtensionSession {
     fn resume(&self) -> Vec<SettleRun> {
         let settle = |(id, run): (&CallId, &Unsettled)| SettleRun { id: *id, run: run.clone() };
         self.unsettled.iter().map(settle).collect()
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        self.retry_at()
+    }
+
+    fn due(turn: &mut Turn<'_, Self>) {
+        Self::try_again(turn);
     }
 
     async fn perform(effect: SettleRun, context: EffectContext<Self>) {
@@ -314,31 +332,32 @@ impl ExtensionSession {
     }
 }
 
+impl Retrying for ExtensionSession {
+    fn retry(&self) -> &Retry {
+        &self.retry
+    }
+
+    fn retried() -> SessionEvent {
+        SessionEvent::Retried(Retried {})
+    }
+}
+
 /// Draws from the hold what was done, and tells the session.
 async fn settle(effect: SettleRun, context: EffectContext<ExtensionSession>) {
     let SettleRun { id, run } = effect;
     let (system, origin) = (context.system, context.origin);
     let wallets = system.directory::<Wallet>();
-    let [mut pause, pause_max] = SETTLE_PAUSE;
-    for _ in 0..SETTLE_ATTEMPTS_MAX {
-        let command = Settle { hold: run.hold, items: items(&run), end: true };
-        let outcome = wallets.ask(&wallet_address(run.tenant), command, origin.clone()).await;
-        let settled = match outcome {
-            Ok(settlement) => Some(MarkSettled { id, charged: settlement.captured, refused: None }),
-            Err(refusal) if refusal.class.may_pass() => None,
-            Err(refusal) => Some(MarkSettled { id, charged: 0, refused: Some(refusal.code) }),
-        };
-        if let Some(settled) = settled {
-            let sessions = system.directory::<ExtensionSession>();
-            match sessions.ask(&context.address, settled, origin.clone()).await {
-                Err(refusal) if refusal.class.may_pass() => {}
-                _ => return,
-            }
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(pause_max);
+    let command = Settle { hold: run.hold, items: items(&run), end: true };
+    let outcome = wallets.ask(&wallet_address(run.tenant), command, origin.clone()).await;
+    let settled = match retry::verdict(outcome) {
+        None => return,
+        Some(Ok(settlement)) => MarkSettled { id, charged: settlement.captured, refused: None },
+        Some(Err(refusal)) => MarkSettled { id, charged: 0, refused: Some(refusal.code) },
+    };
+    let sessions = system.directory::<ExtensionSession>();
+    if let Err(refusal) = sessions.ask(&context.address, settled, origin).await {
+        tracing::debug!(%refusal, run = %id, "what a run cost is not noted yet; it is tried again");
     }
-    tracing::warn!(run = %id, tenant = %run.tenant, "a run is not settled; the next start goes on");
 }
 
 fn items(run: &Unsettled) -> Vec<SettleItem> {
@@ -511,6 +530,26 @@ mod tests {
         let given = then.then().when(done.clone()).then();
         assert!(!given.state().is_pending());
         assert!(given.when(done).events.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_settled_is_tried_again_and_what_goes_on_is_not() {
+        let given = Given::<ExtensionSession>::nothing().when(run(1, &[])).then();
+        let given = given.when(run(2, &[])).then().later_ms(SETTLE_BACKOFF.first_ms - 1);
+        // The oldest is settled, so the next one's time begins.
+        let settled = |id| MarkSettled { id: CallId(id), charged: 3, refused: None };
+        let given = given.when(settled(1)).then().later_ms(SETTLE_BACKOFF.first_ms - 1);
+        let then = given.when_due();
+        assert!(then.events.is_empty());
+        let then = then.given.later_ms(1).when_due();
+        let tried: Vec<_> = then.effects.iter().map(|effect| effect.id).collect();
+        assert_eq!(tried, [CallId(2)]);
+        // A later one that is settled does not put it off.
+        let given = then.given.when(run(3, &[])).then().when(settled(3)).then();
+        let then = given.later_ms(2 * SETTLE_BACKOFF.first_ms).when_due();
+        assert_eq!(then.effects.len(), 1);
+        let given = then.given.when(settled(2)).then();
+        assert_eq!(given.state().next_deadline(), None);
     }
 
     #[test]

@@ -24,8 +24,8 @@ use persistence::codec;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use supervision::{
-    Address, Class, Command, EffectContext, Entity, Handle, Need, Origin, Process, Refusal,
-    RowDraft, System, Timestamp, Turn,
+    Address, Backoff, Class, Command, EffectContext, Entity, Handle, Need, Origin, Process,
+    Refusal, Retried, Retry, Retrying, RowDraft, System, Timestamp, Turn, retry,
 };
 use types::{InvitationId, Personal, RoleIdentifier, TenantId, UserId, home_of, owner_of_tenant};
 
@@ -42,8 +42,6 @@ pub const INVITED_FAMILY: &str = "invited";
 pub const LIFE_MS: i64 = 7 * 24 * 3_600_000;
 /// What the address is sealed as.
 pub const EMAIL_LABEL: &str = "invitation.email";
-/// When what is pending is tried again, in milliseconds.
-const RETRY_MS: i64 = 5_000;
 
 /// An invitation.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -53,7 +51,7 @@ pub struct Invitation {
     /// How it stands.
     pub standing: Standing,
     is_mailed: bool,
-    retry_at: Timestamp,
+    retry: Retry,
 }
 
 /// How an invitation stands.
@@ -173,10 +171,6 @@ pub struct Revoked {}
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Expired {}
 
-/// What is pending is tried once more.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Retried {}
-
 supervision::events! {
     /// What happens to an invitation.
     pub enum InvitationEvent {
@@ -256,6 +250,16 @@ impl Invitation {
     }
 }
 
+impl Retrying for Invitation {
+    fn retry(&self) -> &Retry {
+        &self.retry
+    }
+
+    fn retried() -> InvitationEvent {
+        InvitationEvent::Retried(Retried {})
+    }
+}
+
 impl Entity for Invitation {
     const KIND: &'static str = "invitation";
     const SNAPSHOT_VERSION: u16 = 2;
@@ -266,12 +270,12 @@ impl Entity for Invitation {
         match event {
             InvitationEvent::Invited(it) => {
                 self.terms = Some(it.clone());
-                self.retry_at = at.plus_ms(RETRY_MS);
+                self.retry = Retry::begin(at, Backoff::USUAL);
             }
             InvitationEvent::Mailed(_) => self.is_mailed = true,
             InvitationEvent::Accepted(it) => {
                 self.standing = Standing::Joining(it.user);
-                self.retry_at = at.plus_ms(RETRY_MS);
+                self.retry = Retry::begin(at, Backoff::USUAL);
             }
             InvitationEvent::Joined(it) => {
                 if let Standing::Joining(user) = self.standing {
@@ -280,7 +284,7 @@ impl Entity for Invitation {
             }
             InvitationEvent::Revoked(_) => self.standing = Standing::Revoked,
             InvitationEvent::Expired(_) => self.standing = Standing::Expired,
-            InvitationEvent::Retried(_) => self.retry_at = at.plus_ms(RETRY_MS),
+            InvitationEvent::Retried(_) => self.retry.again(at, Backoff::USUAL),
         }
     }
 
@@ -323,19 +327,16 @@ impl Entity for Invitation {
 
     fn next_deadline(&self) -> Option<Timestamp> {
         let terms = self.terms.as_ref()?;
-        let retry = self.is_pending().then_some(self.retry_at);
         let expiry = self.is_open().then_some(terms.expires_at);
-        retry.into_iter().chain(expiry).min()
+        self.retry_at().into_iter().chain(expiry).min()
     }
 
     fn due(turn: &mut Turn<'_, Self>) {
         let (state, now) = (turn.state(), turn.now());
         if state.is_open() && state.terms.as_ref().is_some_and(|terms| terms.expires_at <= now) {
             turn.record(InvitationEvent::Expired(Expired {}));
-        } else if state.is_pending() && state.retry_at <= now {
-            let again = state.resume();
-            turn.record(InvitationEvent::Retried(Retried {}));
-            again.into_iter().for_each(|effect| turn.effect(effect));
+        } else {
+            Self::try_again(turn);
         }
     }
 
@@ -348,13 +349,10 @@ impl Entity for Invitation {
                 Err(refusal) => Err(refusal),
             },
             InvitationEffect::Join(invited, user) => {
-                match join(&system, &invited, user, &origin).await {
-                    Err(refusal) if refusal.class.may_pass() => Err(refusal),
-                    outcome => {
-                        let joined = Joined { refusal: outcome.err() };
-                        invitations.ask(&address, NoteJoined(joined), origin).await
-                    }
-                }
+                let outcome = join(&system, &invited, user, &origin).await;
+                let Some(outcome) = retry::verdict(outcome) else { return };
+                let joined = Joined { refusal: outcome.err() };
+                invitations.ask(&address, NoteJoined(joined), origin).await
             }
         };
         if let Err(refusal) = noted {

@@ -28,7 +28,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use supervision::{
-    Address, Command, EffectContext, Entity, Handle, Origin, Refusal, System, Timestamp, Turn,
+    Address, Backoff, Command, EffectContext, Entity, Handle, Origin, Refusal, Retried, Retry,
+    Retrying, System, Timestamp, Turn,
 };
 use types::{Personal, TenantId, UserId, base32, home_of, owner_of_user, rfc3339};
 use zeroize::Zeroizing;
@@ -43,14 +44,15 @@ pub const GIVE_UP_MS: i64 = 24 * 60 * 60 * 1_000;
 /// After how many attempts a mail is given up that the server refuses for good: 20 minutes, time
 /// enough to put a wrong setting right.
 pub const REFUSED_ATTEMPTS_MAX: u32 = 8;
-/// The first wait between two attempts, doubled each time, in milliseconds.
-pub const BACKOFF_MS: i64 = 5_000;
-/// The longest wait between two attempts, in milliseconds.
-pub const BACKOFF_MS_MAX: i64 = 60 * 60 * 1_000;
+/// The waits between two attempts.
+pub const BACKOFF: Backoff = Backoff { first_ms: 5_000, max_ms: 60 * 60 * 1_000 };
 /// How long one attempt may take, with its turn among the others, in milliseconds.
 pub const ATTEMPT_MS_MAX: i64 = 90_000;
 /// How long after that its outcome may still be noted before it is tried again, in milliseconds.
 const NOTE_MS_MAX: i64 = 30_000;
+/// When an attempt is taken for lost, however many there were.
+const LOST: Backoff =
+    Backoff { first_ms: ATTEMPT_MS_MAX + NOTE_MS_MAX, max_ms: ATTEMPT_MS_MAX + NOTE_MS_MAX };
 /// The longest reason that is kept, in characters.
 const REASON_CHARS_MAX: usize = 200;
 const TO: &str = "mail.to";
@@ -258,8 +260,7 @@ impl PostOffice {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Mail {
     queued: Option<Queued>,
-    queued_at: Timestamp,
-    attempts: u32,
+    retry: Retry,
     standing: Standing,
 }
 
@@ -267,13 +268,10 @@ pub struct Mail {
 enum Standing {
     #[default]
     Unknown,
-    /// An attempt is under way; tried again then if nothing was heard of it.
-    Trying {
-        until: Timestamp,
-    },
-    /// The next attempt is then.
+    /// An attempt is under way; tried again if nothing is heard of it.
+    Trying,
+    /// The next attempt comes later.
     Waiting {
-        until: Timestamp,
         reason: String,
     },
     Sent,
@@ -301,10 +299,6 @@ pub struct Deferred {
     /// When it is tried again.
     pub until: Timestamp,
 }
-
-/// It is tried again.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Retried {}
 
 /// A mailer took it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -353,11 +347,10 @@ impl Mail {
 
     fn after_failure(&self, failure: &MailFailure, now: Timestamp) -> MailEvent {
         let reason: String = failure.reason.chars().take(REASON_CHARS_MAX).collect();
-        let is_refused = failure.is_refusal && self.attempts >= REFUSED_ATTEMPTS_MAX;
-        // More doublings than this exceed the longest wait anyway.
-        let doublings = self.attempts.saturating_sub(1).min(16);
-        let until = now.plus_ms((BACKOFF_MS << doublings).min(BACKOFF_MS_MAX));
-        match is_refused || self.queued_at.plus_ms(GIVE_UP_MS) <= until {
+        let attempts = self.retry.attempts();
+        let is_refused = failure.is_refusal && attempts >= REFUSED_ATTEMPTS_MAX;
+        let until = now.plus_ms(BACKOFF.pause_ms(attempts));
+        match is_refused || self.retry.since().plus_ms(GIVE_UP_MS) <= until {
             true => MailEvent::GivenUp(GivenUp { reason }),
             false => MailEvent::Deferred(Deferred { reason, until }),
         }
@@ -366,23 +359,24 @@ impl Mail {
 
 impl Entity for Mail {
     const KIND: &'static str = "mail";
+    const SNAPSHOT_VERSION: u16 = 2;
     const IDLE: Duration = Duration::from_secs(3);
     type Event = MailEvent;
     type Effect = MailEffect;
 
     fn apply(&mut self, event: &MailEvent, at: Timestamp) {
-        let trying = Standing::Trying { until: at.plus_ms(ATTEMPT_MS_MAX + NOTE_MS_MAX) };
         self.standing = match event {
             MailEvent::Queued(queued) => {
-                (self.queued, self.queued_at, self.attempts) = (Some(queued.clone()), at, 1);
-                trying
+                (self.queued, self.retry) = (Some(queued.clone()), Retry::begin(at, LOST));
+                Standing::Trying
             }
             MailEvent::Retried(_) => {
-                self.attempts = self.attempts.saturating_add(1);
-                trying
+                self.retry.again(at, LOST);
+                Standing::Trying
             }
             MailEvent::Deferred(it) => {
-                Standing::Waiting { until: it.until, reason: it.reason.clone() }
+                self.retry.wait_until(it.until);
+                Standing::Waiting { reason: it.reason.clone() }
             }
             MailEvent::Sent(_) => Standing::Sent,
             MailEvent::GivenUp(it) => Standing::GivenUp { reason: it.reason.clone() },
@@ -390,30 +384,23 @@ impl Entity for Mail {
     }
 
     fn is_pending(&self) -> bool {
-        matches!(self.standing, Standing::Trying { .. } | Standing::Waiting { .. })
+        matches!(self.standing, Standing::Trying | Standing::Waiting { .. })
     }
 
     fn resume(&self) -> Vec<MailEffect> {
         match self.standing {
-            Standing::Trying { .. } => vec![MailEffect::Send { attempt: self.attempts }],
+            Standing::Trying => vec![MailEffect::Send { attempt: self.retry.attempts() }],
             Standing::Waiting { .. } => vec![MailEffect::Count],
             _ => Vec::new(),
         }
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
-        match self.standing {
-            Standing::Trying { until } | Standing::Waiting { until, .. } => Some(until),
-            _ => None,
-        }
+        self.retry_at()
     }
 
     fn due(turn: &mut Turn<'_, Self>) {
-        if turn.state().next_deadline().is_some_and(|until| until <= turn.now()) {
-            turn.record(MailEvent::Retried(Retried {}));
-            let attempt = turn.state().attempts;
-            turn.effect(MailEffect::Send { attempt });
-        }
+        Self::try_again(turn);
     }
 
     async fn perform(effect: MailEffect, context: EffectContext<Self>) {
@@ -424,18 +411,28 @@ impl Entity for Mail {
     }
 
     fn observe(&self) -> serde_json::Value {
-        let (standing, until, reason) = match &self.standing {
+        let (standing, reason) = match &self.standing {
             Standing::Unknown => return json!({"exists": false}),
-            Standing::Trying { until } => ("trying", Some(*until), None),
-            Standing::Waiting { until, reason } => ("waiting", Some(*until), Some(reason)),
-            Standing::Sent => ("sent", None, None),
-            Standing::GivenUp { reason } => ("given_up", None, Some(reason)),
+            Standing::Trying => ("trying", None),
+            Standing::Waiting { reason } => ("waiting", Some(reason)),
+            Standing::Sent => ("sent", None),
+            Standing::GivenUp { reason } => ("given_up", Some(reason)),
         };
         json!({
             "letter": self.queued.as_ref().map(|queued| queued.letter.name()),
-            "queued_at": rfc3339(self.queued_at), "attempts": self.attempts, "standing": standing,
-            "until": until.map(rfc3339), "reason": reason,
+            "queued_at": rfc3339(self.retry.since()), "attempts": self.retry.attempts(),
+            "standing": standing, "until": self.retry_at().map(rfc3339), "reason": reason,
         })
+    }
+}
+
+impl Retrying for Mail {
+    fn retry(&self) -> &Retry {
+        &self.retry
+    }
+
+    fn retried() -> MailEvent {
+        MailEvent::Retried(Retried {})
     }
 }
 
@@ -452,8 +449,8 @@ async fn attempt_to_send(attempt: u32, context: EffectContext<Mail>) {
     let EffectContext { system, address, origin, .. } = context;
     let mails = system.directory::<Mail>();
     let look = move |mail: &Mail| {
-        let is_this = mail.attempts == attempt && mail.is_pending();
-        mail.queued.clone().filter(|_| is_this).map(|queued| (queued, mail.queued_at))
+        let is_this = mail.retry.attempts() == attempt && mail.is_pending();
+        mail.queued.clone().filter(|_| is_this).map(|queued| (queued, mail.retry.since()))
     };
     let Ok(Some((queued, at))) = mails.look(&address, origin.clone(), look).await else { return };
     let (office, id, to) = (system.port::<PostOffice>(), queued.id, queued.to.clone());
@@ -572,7 +569,7 @@ impl Handle<Note> for Mail {
                 turn.record(MailEvent::GivenUp(GivenUp { reason }));
             }
             // An attempt that was given up on says nothing about the present one.
-            Outcome::Failed(_) if attempt != turn.state().attempts => {}
+            Outcome::Failed(_) if attempt != turn.state().retry.attempts() => {}
             Outcome::Failed(failure) => {
                 let event = turn.state().after_failure(&failure, turn.now());
                 turn.record(event);
@@ -615,7 +612,7 @@ mod tests {
     fn what_is_not_taken_waits_longer_each_time_and_is_given_up_with_its_reason() {
         let (mut given, mut waited) = (queued(), Vec::new());
         loop {
-            let attempt = given.state().attempts;
+            let attempt = given.state().retry.attempts();
             let (is_over, after) = given.when(Note { attempt, outcome: failure(false) }).reply();
             if is_over {
                 given = after;
@@ -628,7 +625,7 @@ mod tests {
             given = then.given;
         }
         assert_eq!(waited[..3], [5_000, 10_000, 20_000]);
-        assert_eq!(*waited.last().unwrap(), BACKOFF_MS_MAX);
+        assert_eq!(*waited.last().unwrap(), BACKOFF.max_ms);
         assert!(waited.iter().sum::<i64>() < GIVE_UP_MS && waited.len() < 40, "{waited:?}");
         let view = given.state().observe();
         assert_eq!(

@@ -23,8 +23,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use supervision::{
-    Address, Class, Command, EffectContext, Entity, Handle, Origin, Process, Refusal, System,
-    Timestamp, Turn,
+    Address, Backoff, Class, Command, EffectContext, Entity, Handle, Origin, Process, Refusal,
+    Retried, Retry, Retrying, System, Timestamp, Turn, retry,
 };
 use types::{TenantId, UserId, base32, home_of, owner_of_user, rfc3339};
 use zeroize::Zeroizing;
@@ -39,8 +39,6 @@ use crate::user::{AuthMethod, EMAIL_LABEL, ResetPassword, User, VerifyEmail};
 pub const LINK_MS: i64 = 24 * 60 * 60 * 1_000;
 /// The characters of a token: 16 bytes of id and 32 of proof.
 pub const TOKEN_CHARS: usize = 64;
-/// When what a link was taken for, and is not carried out, is tried again, in milliseconds.
-const RETRY_MS: i64 = 5_000;
 /// What the key is derived under. For ever.
 const KEY_LABEL: &str = "mail links";
 
@@ -119,7 +117,7 @@ impl fmt::Debug for LinkKey {
 pub struct MailLink {
     issued: Option<Issued>,
     taken: Option<Taken>,
-    retry_at: Timestamp,
+    retry: Retry,
     done: Option<Done>,
 }
 
@@ -148,10 +146,6 @@ pub struct Taken {
     /// The new password's hash, where it is for that.
     pub password: Option<PasswordHash>,
 }
-
-/// What it was taken for is tried again.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Retried {}
 
 /// What it was taken for is done, or was refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -208,6 +202,7 @@ fn link_used() -> Refusal {
 
 impl Entity for MailLink {
     const KIND: &'static str = "mail_link";
+    const SNAPSHOT_VERSION: u16 = 2;
     type Event = MailLinkEvent;
     type Effect = MailLinkEffect;
 
@@ -216,9 +211,9 @@ impl Entity for MailLink {
             MailLinkEvent::Issued(issued) => self.issued = Some(issued.clone()),
             MailLinkEvent::Taken(taken) => {
                 self.taken = Some(taken.clone());
-                self.retry_at = at.plus_ms(RETRY_MS);
+                self.retry = Retry::begin(at, Backoff::USUAL);
             }
-            MailLinkEvent::Retried(_) => self.retry_at = at.plus_ms(RETRY_MS),
+            MailLinkEvent::Retried(_) => self.retry.again(at, Backoff::USUAL),
             MailLinkEvent::Done(done) => self.done = Some(done.clone()),
         }
     }
@@ -237,27 +232,19 @@ impl Entity for MailLink {
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
-        self.is_pending().then_some(self.retry_at)
+        self.retry_at()
     }
 
     fn due(turn: &mut Turn<'_, Self>) {
-        if turn.state().is_pending() && turn.state().retry_at <= turn.now() {
-            let again = turn.state().resume();
-            turn.record(MailLinkEvent::Retried(Retried {}));
-            again.into_iter().for_each(|effect| turn.effect(effect));
-        }
+        Self::try_again(turn);
     }
 
     async fn perform(effect: MailLinkEffect, context: EffectContext<Self>) {
         let MailLinkEffect::Carry(issued, taken) = effect;
         let EffectContext { system, address, origin, .. } = context;
-        let refusal = match carry(&system, issued, taken, &origin).await {
-            Ok(()) => None,
-            // These say nothing about the link: the reminder tries again.
-            Err(refusal) if refusal.class.may_pass() => return,
-            Err(refusal) => Some(refusal),
-        };
-        let end = End(Done { refusal });
+        let outcome = carry(&system, issued, taken, &origin).await;
+        let Some(outcome) = retry::verdict(outcome) else { return };
+        let end = End(Done { refusal: outcome.err() });
         if let Err(refusal) = system.directory::<Self>().ask(&address, end, origin).await {
             tracing::debug!(%refusal, "the end of a link is not noted yet; it is tried again");
         }
@@ -270,6 +257,16 @@ impl Entity for MailLink {
             "until": rfc3339(issued.until), "used": self.taken.is_some(),
             "refusal": self.done.as_ref().and_then(|done| Some(&done.refusal.as_ref()?.code)),
         })
+    }
+}
+
+impl Retrying for MailLink {
+    fn retry(&self) -> &Retry {
+        &self.retry
+    }
+
+    fn retried() -> MailLinkEvent {
+        MailLinkEvent::Retried(Retried {})
     }
 }
 
@@ -628,7 +625,7 @@ mod tests {
         let (code, given) = again.given.when(take(2)).refused();
         assert_eq!(code, "link_used");
         assert_eq!((given.state().resume().len(), given.state().outcome()), (1, None));
-        let given = given.later_ms(RETRY_MS).when_due().then();
+        let given = given.later_ms(Backoff::USUAL.first_ms).when_due().then();
         let given = given.when(End(Done { refusal: None })).then();
         assert_eq!((given.state().is_pending(), given.state().outcome()), (false, Some(Ok(()))));
         // Long after its time its user still finds it used by themselves.

@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 use supervision::{
-    Address, Class, Command, EffectContext, Entity, Handle, Origin, Process, Refusal, System,
-    Timestamp, Turn,
+    Address, Backoff, Class, Command, EffectContext, Entity, Handle, Origin, Process, Refusal,
+    Retried, Retry, Retrying, System, Timestamp, Turn, retry,
 };
 use types::{JsonBytes, TenantId, UserId, home_of, owner_of_tenant};
 
@@ -17,14 +17,11 @@ use crate::role::OWNER_ROLE;
 use crate::service::Identity;
 use crate::tenant::{self, Tenant};
 
-/// When a creation that has not ended is tried again, in milliseconds.
-const RETRY_MS: i64 = 5_000;
-
 /// A tenant's creation.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct NewTenant {
     started: Option<Started>,
-    retry_at: Timestamp,
+    retry: Retry,
     ended: Option<Ended>,
 }
 
@@ -42,10 +39,6 @@ pub struct Started {
     /// Its settings, a JSON object.
     pub settings: JsonBytes,
 }
-
-/// It is tried once more.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Retried {}
 
 /// It is over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,6 +75,7 @@ impl NewTenant {
 
 impl Entity for NewTenant {
     const KIND: &'static str = "new_tenant";
+    const SNAPSHOT_VERSION: u16 = 2;
     type Event = NewTenantEvent;
     type Effect = NewTenantEffect;
 
@@ -89,9 +83,9 @@ impl Entity for NewTenant {
         match event {
             NewTenantEvent::Started(started) => {
                 self.started = Some(started.clone());
-                self.retry_at = at.plus_ms(RETRY_MS);
+                self.retry = Retry::begin(at, Backoff::USUAL);
             }
-            NewTenantEvent::Retried(_) => self.retry_at = at.plus_ms(RETRY_MS),
+            NewTenantEvent::Retried(_) => self.retry.again(at, Backoff::USUAL),
             NewTenantEvent::Ended(ended) => self.ended = Some(ended.clone()),
         }
     }
@@ -106,26 +100,18 @@ impl Entity for NewTenant {
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
-        self.is_pending().then_some(self.retry_at)
+        self.retry_at()
     }
 
     fn due(turn: &mut Turn<'_, Self>) {
-        if turn.state().is_pending() && turn.state().retry_at <= turn.now() {
-            let again = turn.state().resume();
-            turn.record(NewTenantEvent::Retried(Retried {}));
-            again.into_iter().for_each(|effect| turn.effect(effect));
-        }
+        Self::try_again(turn);
     }
 
     async fn perform(NewTenantEffect::Go(started): NewTenantEffect, context: EffectContext<Self>) {
         let EffectContext { system, address, origin, .. } = context;
-        let refusal = match steps(&system, *started, &origin).await {
-            Ok(()) => None,
-            // These say nothing about the tenant: the reminder tries again.
-            Err(refusal) if matches!(refusal.class, Class::Busy | Class::InDoubt) => return,
-            Err(refusal) => Some(refusal),
-        };
-        let end = End(Ended { refusal });
+        let outcome = steps(&system, *started, &origin).await;
+        let Some(outcome) = retry::verdict(outcome) else { return };
+        let end = End(Ended { refusal: outcome.err() });
         if let Err(refusal) = system.directory::<Self>().ask(&address, end, origin).await {
             tracing::debug!(%refusal, "the end of a creation is not noted yet; it is tried again");
         }
@@ -136,6 +122,16 @@ impl Entity for NewTenant {
         let refusal = self.ended.as_ref().and_then(|ended| ended.refusal.as_ref());
         let code = refusal.map(|refusal| refusal.code.as_str());
         serde_json::json!({ "tenant": tenant, "ended": self.ended.is_some(), "refusal": code })
+    }
+}
+
+impl Retrying for NewTenant {
+    fn retry(&self) -> &Retry {
+        &self.retry
+    }
+
+    fn retried() -> NewTenantEvent {
+        NewTenantEvent::Retried(Retried {})
     }
 }
 
@@ -288,7 +284,7 @@ mod tests {
         assert_eq!(code, "idempotency_key_reused");
         assert_eq!(given.when(Conclude).refused().0, "pending");
         let given = Given::<NewTenant>::nothing().when(Start(started("Acme"))).then();
-        let then = given.later_ms(RETRY_MS).when_due();
+        let then = given.later_ms(Backoff::USUAL.first_ms).when_due();
         assert_eq!((then.events.len(), then.effects.len()), (1, 1), "tried again");
         let given = then.given.when(End(Ended { refusal: None })).then();
         assert!(!given.state().is_pending());

@@ -36,7 +36,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use supervision::{Address, Command, EffectContext, Entity, Handle, Refusal, Timestamp, Turn};
+use supervision::{
+    Address, Command, EffectContext, Entity, Handle, Refusal, Retried, Retry, Retrying, Timestamp,
+    Turn,
+};
 use types::{JsonBytes, Personal, Scopes, TenantId, UserId, home_of, owner_of_tenant};
 
 pub use crate::role::OWNER_ROLE;
@@ -201,10 +204,6 @@ pub struct RoleCascaded {
     pub name: String,
 }
 
-/// Those who had not been told are told once more.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TellingRetried {}
-
 /// Every token for the tenant was revoked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokensRevoked {}
@@ -235,7 +234,7 @@ supervision::events! {
         /// Users know what they are here.
         MembersTold(MembersTold) = "members_told", 1;
         /// Users that do not are told again.
-        TellingRetried(TellingRetried) = "telling_retried", 1;
+        TellingRetried(Retried) = "telling_retried", 1;
         /// A member off or on.
         MemberActiveSet(MemberActiveSet) = "member_active_set", 1;
         /// What is kept of a member.
@@ -258,6 +257,16 @@ pub enum TenantEffect {
         /// Whose.
         tenant: TenantId,
     },
+}
+
+impl Retrying for Tenant {
+    fn retry(&self) -> &Retry {
+        &self.staff.retry
+    }
+
+    fn retried() -> TenantEvent {
+        TenantEvent::TellingRetried(Retried {})
+    }
 }
 
 impl Entity for Tenant {
@@ -320,16 +329,11 @@ impl Entity for Tenant {
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
-        self.is_pending().then_some(self.staff.tell_again_at)
+        self.retry_at()
     }
 
     fn due(turn: &mut Turn<'_, Self>) {
-        let state = turn.state();
-        if state.is_pending() && state.staff.tell_again_at <= turn.now() {
-            let again = state.resume();
-            turn.record(TenantEvent::TellingRetried(TellingRetried {}));
-            again.into_iter().for_each(|effect| turn.effect(effect));
-        }
+        Self::try_again(turn);
     }
 
     async fn perform(effect: TenantEffect, context: EffectContext<Self>) {

@@ -197,7 +197,7 @@ fn tenants() {
         TenantEvent::MembersTold(tenant::MembersTold {
             told: vec![tenant::Told { user: UserId(9), version: 2 }],
         }),
-        TenantEvent::TellingRetried(tenant::TellingRetried {}),
+        TenantEvent::TellingRetried(supervision::Retried {}),
         TenantEvent::MemberActiveSet(tenant::MemberActiveSet { user: USER, active: false }),
         TenantEvent::MemberAttributesSet(tenant::MemberAttributesSet {
             user: USER,
@@ -229,7 +229,7 @@ fn invitations() {
     let samples = vec![
         InvitationEvent::Invited(invited),
         InvitationEvent::Mailed(invitation::Mailed {}),
-        InvitationEvent::Retried(invitation::Retried {}),
+        InvitationEvent::Retried(supervision::Retried {}),
         InvitationEvent::Accepted(invitation::Accepted { user: UserId(9) }),
         InvitationEvent::Joined(invitation::Joined { refusal: Some(Refusal::busy()) }),
         InvitationEvent::Revoked(invitation::Revoked {}),
@@ -253,7 +253,7 @@ fn new_tenants() {
     };
     check::<NewTenant>(vec![
         NewTenantEvent::Started(started),
-        NewTenantEvent::Retried(new_tenant::Retried {}),
+        NewTenantEvent::Retried(supervision::Retried {}),
         NewTenantEvent::Ended(new_tenant::Ended { refusal: Some(Refusal::not_found("user")) }),
     ]);
 }
@@ -352,7 +352,7 @@ fn mails() {
     check::<Mail>(vec![
         queued(invitation),
         MailEvent::Deferred(mail::Deferred { reason: reason.clone(), until: Timestamp(5) }),
-        MailEvent::Retried(mail::Retried {}),
+        MailEvent::Retried(supervision::Retried {}),
         MailEvent::Sent(mail::Sent {}),
         MailEvent::GivenUp(mail::GivenUp { reason }),
     ]);
@@ -380,7 +380,7 @@ fn mail_links() {
     check::<MailLink>(vec![
         MailLinkEvent::Issued(issued),
         MailLinkEvent::Taken(mail_link::Taken { by: 8, password }),
-        MailLinkEvent::Retried(mail_link::Retried {}),
+        MailLinkEvent::Retried(supervision::Retried {}),
         MailLinkEvent::Done(mail_link::Done { refusal }),
     ]);
     let purposes = [Purpose::VerifyEmail, Purpose::ResetPassword, Purpose::Invitation];

@@ -10,7 +10,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use identity::claim::{Claim, ClaimKey, ClaimTarget, Confirm, EmailAddress, Reserve};
 use identity::login::{LoginAttempt, NewSession, TokenLife, Tokens};
-use identity::mail::{BACKOFF_MS, MailFailure, Mailer, Message, PostOffice};
+use identity::mail::{BACKOFF, MailFailure, Mailer, Message, PostOffice};
 use identity::mail_link::{LINK_MS, LinkKey, Purpose};
 use identity::operator::Bootstrap;
 use identity::password::{Hasher, PasswordPolicy};

@@ -8,19 +8,19 @@
 //! frames that the store does not have yet. A frame replayed over what it did already changes
 //! nothing, so the store may lose the end of what it was given as long as it loses it in order.
 //!
-//! A frame: length of the body (u32), CRC-32 of number and body (u32), commit number (u64), body.
-//! Numbers follow each other without a gap over all segments. A frame at the very end that is cut
-//! short or does not check was never acknowledged: the next commit takes its place. Anywhere else
-//! (a whole frame follows it) it is damage, and opening is refused. (A tail that rots after it was
+//! A frame has the number of its commit and a checksum ([`super::frames`]). Numbers follow each
+//! other without a gap over all segments. A segment may end with zeros, which were written in
+//! advance. A frame at the very end that is cut short or does not check was never acknowledged: the
+//! next commit takes its place. Anywhere else (a whole frame follows it) it is damage, and opening
+//! is refused. (A tail that rots after it was
 //! acknowledged looks the same as one that was cut short: the head file, outside the engine,
 //! catches that, and so opening changes nothing.)
 //!
 //! A disk that refuses a sync may keep what it has not written as if it had. So after a failure
 //! nothing more is acknowledged, and opening writes the newest frame once more before it is seen.
 
-use std::collections::BTreeMap;
+use std::io;
 use std::ops::Bound;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -28,7 +28,10 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::frames::{Change, Table, decode_body, decode_frame, encode_frame, has_later_frame};
+use super::place::Named;
 use super::segments::{FolderSegments, Segment, Segments};
+use super::summed::Store;
 use super::{Direction, Engine, EngineError, Pair, WriteBatch};
 
 /// When the table in memory is frozen, in bytes of keys and values.
@@ -37,16 +40,14 @@ pub const TABLE_BYTES: usize = 16 * 1024 * 1024;
 const OVERFLOW_FACTOR: usize = 4;
 /// How long a commit waits for a table that is being moved: a store that takes longer hangs.
 const MOVE_PATIENCE: Duration = Duration::from_secs(120);
-const FRAME_HEAD_BYTES: usize = 4 + 4 + 8;
-/// The store's key for the last commit that has been moved into it.
-const MOVED_KEY: &[u8] = b"mlg2";
-/// The same, of a store from before its values had checksums. It stays without.
-const MOVED_UNSUMMED_KEY: &[u8] = b"mlog";
-const SUM_BYTES: usize = 4;
-const DELETED: u32 = u32::MAX;
-
-type Change = (Vec<u8>, Option<Vec<u8>>);
-type Table = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+/// How much of a segment is filled with zeros in advance: this much, or [`RESERVE_FRACTION`] of a
+/// table if that is less. What is written over zeros changes neither the file's length nor where
+/// its blocks are, so its sync is one write and not several.
+const RESERVE_BYTES: usize = 1024 * 1024;
+const RESERVE_FRACTION: usize = 16;
+/// A frame that is longer, in bytes, is worth the several writes, and not being written twice.
+const RESERVED_FRAME_BYTES_MAX: usize = 96 * 1024;
+pub(super) const LOG: Named = Named("log");
 
 /// The log, its segments, and what of it is not in the store yet.
 struct Log {
@@ -55,6 +56,10 @@ struct Log {
     end: u64,
     /// Whether something follows it: a commit that was never finished.
     unfinished: bool,
+    /// Up to where the segment holds frames and zeros.
+    reserved: u64,
+    /// How much is filled with zeros at a time.
+    reserve_bytes: usize,
     /// The number of the last commit.
     last: u64,
     buffer: Vec<u8>,
@@ -84,79 +89,6 @@ struct Shared<E> {
     segments: Arc<dyn Segments>,
 }
 
-/// The store, with a checksum behind each of its values: stores check their pages when they
-/// repair themselves, and not whenever they read one.
-struct Store<E> {
-    engine: E,
-    summed: bool,
-}
-
-/// Over key and value, so that a value under another key is wrong too.
-fn sum(key: &[u8], value: &[u8]) -> [u8; SUM_BYTES] {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(key);
-    hasher.update(value);
-    hasher.finalize().to_be_bytes()
-}
-
-impl<E: Engine> Store<E> {
-    /// The store, and the last commit that was moved into it.
-    fn open(engine: E) -> Result<(Self, u64), EngineError> {
-        let number =
-            |bytes: Vec<u8>| bytes.first_chunk::<8>().copied().map_or(0, u64::from_be_bytes);
-        let summed = Self { engine, summed: true };
-        if let Some(moved) = summed.get(MOVED_KEY)? {
-            return Ok((summed, number(moved)));
-        }
-        match summed.engine.get(MOVED_UNSUMMED_KEY)? {
-            Some(moved) => Ok((Self { summed: false, ..summed }, number(moved))),
-            None => Ok((summed, 0)),
-        }
-    }
-
-    fn moved_key(&self) -> &'static [u8] {
-        if self.summed { MOVED_KEY } else { MOVED_UNSUMMED_KEY }
-    }
-
-    fn commit(&self, mut batch: WriteBatch) -> Result<(), EngineError> {
-        for (key, value) in batch.changes.iter_mut().filter(|_| self.summed) {
-            if let Some(value) = value {
-                value.extend_from_slice(&sum(key, value));
-            }
-        }
-        self.engine.commit(batch)
-    }
-
-    fn checked(&self, key: &[u8], mut value: Vec<u8>) -> Result<Vec<u8>, EngineError> {
-        if self.summed {
-            let end = value.len().checked_sub(SUM_BYTES);
-            let right = end.filter(|end| value[*end..] == sum(key, &value[..*end]));
-            let damaged = || failed("read its store")("a value is damaged: its checksum is wrong");
-            value.truncate(right.ok_or_else(damaged)?);
-        }
-        Ok(value)
-    }
-
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        self.engine.get(key)?.map(|value| self.checked(key, value)).transpose()
-    }
-
-    fn scan(
-        &self,
-        start: &[u8],
-        end: &[u8],
-        direction: Direction,
-        limit: usize,
-    ) -> Result<Vec<Pair>, EngineError> {
-        let pairs = self.engine.scan(start, end, direction, limit)?;
-        let checked = |(key, value): Pair| {
-            let value = self.checked(&key, value)?;
-            Ok((key, value))
-        };
-        pairs.into_iter().map(checked).collect()
-    }
-}
-
 /// An [`Engine`] with a write-ahead log before it.
 pub struct LoggedEngine<E: Engine> {
     shared: Arc<Shared<E>>,
@@ -165,64 +97,30 @@ pub struct LoggedEngine<E: Engine> {
     thread: Option<JoinHandle<()>>,
 }
 
-fn failed<T: std::fmt::Display>(operation: &'static str) -> impl Fn(T) -> EngineError {
-    move |reason| EngineError { engine: "log", operation, reason: reason.to_string() }
-}
-
 /// The segments' first commit numbers, in order.
 fn sorted(segments: &dyn Segments) -> Result<Vec<u64>, EngineError> {
-    let mut firsts = segments.list().map_err(failed("list its segments"))?;
+    let mut firsts = segments.list().map_err(LOG.failed("list its segments"))?;
     firsts.sort_unstable();
     Ok(firsts)
 }
 
-fn encode_frame(buffer: &mut Vec<u8>, number: u64, changes: &[Change]) {
-    buffer.clear();
-    buffer.extend_from_slice(&[0; 8]);
-    buffer.extend_from_slice(&number.to_be_bytes());
-    for (key, value) in changes {
-        let length = value.as_ref().map_or(DELETED, |value| value.len() as u32);
-        buffer.extend_from_slice(&(key.len() as u32).to_be_bytes());
-        buffer.extend_from_slice(&length.to_be_bytes());
-        buffer.extend_from_slice(key);
-        buffer.extend_from_slice(value.as_deref().unwrap_or_default());
-    }
-    let length = (buffer.len() - FRAME_HEAD_BYTES) as u32;
-    buffer[..4].copy_from_slice(&length.to_be_bytes());
-    let checksum = crc32fast::hash(&buffer[8..]);
-    buffer[4..8].copy_from_slice(&checksum.to_be_bytes());
-}
-
-/// The first frame's number, body and length; `None` if it is cut short or does not check.
-fn decode_frame(bytes: &[u8]) -> Option<(u64, &[u8], usize)> {
-    let (length, rest) = bytes.split_first_chunk::<4>()?;
-    let (checksum, rest) = rest.split_first_chunk::<4>()?;
-    let length = u32::from_be_bytes(*length) as usize;
-    let checked = rest.get(..8 + length)?;
-    if crc32fast::hash(checked) != u32::from_be_bytes(*checksum) {
-        return None;
-    }
-    let (number, body) = checked.split_first_chunk::<8>()?;
-    Some((u64::from_be_bytes(*number), body, FRAME_HEAD_BYTES + length))
-}
-
-fn decode_body(mut body: &[u8], table: &mut Table) -> Option<usize> {
-    let whole = body.len();
-    while !body.is_empty() {
-        let (key_length, rest) = body.split_first_chunk::<4>()?;
-        let (length, rest) = rest.split_first_chunk::<4>()?;
-        let (key, rest) = rest.split_at_checked(u32::from_be_bytes(*key_length) as usize)?;
-        let length = u32::from_be_bytes(*length);
-        if length == DELETED {
-            table.insert(key.to_vec(), None);
-            body = rest;
-        } else {
-            let (value, rest) = rest.split_at_checked(length as usize)?;
-            table.insert(key.to_vec(), Some(value.to_vec()));
-            body = rest;
+impl Log {
+    /// Fills what follows the frame that comes next with zeros, if it reaches beyond them. They are
+    /// synced with it. A full disk may still have room for the frame, so that is no failure.
+    fn reserve(&mut self) -> io::Result<()> {
+        let end = self.end + self.buffer.len() as u64;
+        if end <= self.reserved || self.buffer.len() > RESERVED_FRAME_BYTES_MAX {
+            return Ok(());
+        }
+        match self.segment.write(end, &vec![0; self.reserve_bytes]) {
+            Ok(()) => {
+                self.reserved = end + self.reserve_bytes as u64;
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+            Err(error) => Err(error),
         }
     }
-    Some(whole)
 }
 
 impl<E: Engine> LoggedEngine<E> {
@@ -232,7 +130,7 @@ impl<E: Engine> LoggedEngine<E> {
             Self::open_still(Arc::new(FolderSegments::new(folder)), store, table_bytes)?;
         let mover = engine.shared.clone();
         let thread = std::thread::Builder::new().name("journal-move".into());
-        let thread = thread.spawn(move || mover.run()).map_err(failed("start its thread"))?;
+        let thread = thread.spawn(move || mover.run()).map_err(LOG.failed("start its thread"))?;
         engine.thread = Some(thread);
         Ok(engine)
     }
@@ -251,18 +149,28 @@ impl<E: Engine> LoggedEngine<E> {
             let newest = index + 1 == firsts.len();
             replay.segment(segments.as_ref(), *first, newest)?;
         }
-        let Replay { last, tables, end, newest_frame, unfinished } = replay;
+        let Replay { last, tables, end, reserved, newest_frame, unfinished } = replay;
         let first = firsts.last().copied().unwrap_or(last + 1);
-        let mut segment = segments.open(first).map_err(failed("begin a segment"))?;
+        let mut segment = segments.open(first).map_err(LOG.failed("begin a segment"))?;
         // A process that ended between its write and its sync left a frame that is whole and may
         // still be lost. After a sync that failed not even the next one would save it, unless it
         // is written again. Nobody may see it before.
         let saved = segment.write(end - newest_frame.len() as u64, &newest_frame);
-        saved.and_then(|()| segment.sync()).map_err(failed("save what it replayed"))?;
+        saved.and_then(|()| segment.sync()).map_err(LOG.failed("save what it replayed"))?;
         let (mover, wake) = (Mutex::default(), Condvar::new());
         let shared = Shared { store, tables: RwLock::new(tables), mover, wake, segments };
-        let (buffer, failed) = (Vec::new(), false);
-        let log = Mutex::new(Log { segment, end, unfinished, last, buffer, failed });
+        let reserve_bytes = RESERVE_BYTES.min(table_bytes / RESERVE_FRACTION);
+        let log = Log {
+            segment,
+            end,
+            unfinished,
+            reserved,
+            reserve_bytes,
+            last,
+            buffer: Vec::new(),
+            failed: false,
+        };
+        let log = Mutex::new(log);
         Ok(Self { shared: Arc::new(shared), log, table_bytes, thread: None })
     }
 
@@ -278,7 +186,7 @@ impl<E: Engine> LoggedEngine<E> {
         let mut mover = self.shared.mover.lock();
         loop {
             if let Some(error) = &mover.failed {
-                return Err(failed("move its table")(&error.reason));
+                return Err(LOG.failed("move its table")(&error.reason));
             }
             let mut tables = self.shared.tables.write();
             if tables.active_bytes < self.table_bytes {
@@ -286,8 +194,8 @@ impl<E: Engine> LoggedEngine<E> {
             }
             if tables.frozen.is_none() {
                 let begun = self.shared.segments.open(log.last + 1);
-                log.segment = begun.map_err(failed("begin a segment"))?;
-                log.end = 0;
+                log.segment = begun.map_err(LOG.failed("begin a segment"))?;
+                (log.end, log.reserved) = (0, 0);
                 log.buffer = Vec::new();
                 tables.frozen = Some((Arc::new(std::mem::take(&mut tables.active)), log.last));
                 tables.active_bytes = 0;
@@ -302,7 +210,7 @@ impl<E: Engine> LoggedEngine<E> {
             if self.shared.wake.wait_for(&mut mover, MOVE_PATIENCE).timed_out() {
                 let waited = MOVE_PATIENCE.as_secs();
                 let reason = format!("the store has not taken it within {waited} s");
-                return Err(failed("move its table")(reason));
+                return Err(LOG.failed("move its table")(reason));
             }
         }
     }
@@ -311,13 +219,14 @@ impl<E: Engine> LoggedEngine<E> {
         if log.unfinished {
             // Synced by itself: the frame that follows may go into the next segment.
             let trimmed = log.segment.trim(log.end).and_then(|()| log.segment.sync());
-            trimmed.map_err(failed("trim an unfinished commit"))?;
-            log.unfinished = false;
+            trimmed.map_err(LOG.failed("trim an unfinished commit"))?;
+            (log.unfinished, log.reserved) = (false, log.end);
         }
         self.freeze_if_grown(log)?;
         encode_frame(&mut log.buffer, log.last + 1, changes);
-        log.segment.write(log.end, &log.buffer).map_err(failed("append"))?;
-        log.segment.sync().map_err(failed("sync"))?;
+        log.reserve().map_err(LOG.failed("reserve room"))?;
+        log.segment.write(log.end, &log.buffer).map_err(LOG.failed("append"))?;
+        log.segment.sync().map_err(LOG.failed("sync"))?;
         log.last += 1;
         log.end += log.buffer.len() as u64;
         Ok(())
@@ -332,8 +241,10 @@ struct Replay {
     tables: Tables,
     /// Where the last whole frame of the newest segment ends.
     end: u64,
+    /// Where the zeros behind it end.
+    reserved: u64,
     newest_frame: Vec<u8>,
-    /// Whether something follows it.
+    /// Whether something else follows it.
     unfinished: bool,
 }
 
@@ -347,13 +258,13 @@ impl Replay {
     ) -> Result<(), EngineError> {
         let missing = |expected: u64, found: u64| {
             let reason = format!("commit {expected} is missing before {found}");
-            failed("replay a segment")(reason)
+            LOG.failed("replay a segment")(reason)
         };
         // Even an empty segment tells that everything before it was moved.
         if first > self.last + 1 {
             return Err(missing(self.last + 1, first));
         }
-        let bytes = segments.read(first).map_err(failed("read a segment"))?;
+        let bytes = segments.read(first).map_err(LOG.failed("read a segment"))?;
         let (mut at, mut newest_at) = (0, 0);
         while let Some((number, body, length)) = decode_frame(&bytes[at..]) {
             if number > self.last {
@@ -361,7 +272,7 @@ impl Replay {
                     return Err(missing(self.last + 1, number));
                 }
                 let malformed =
-                    || failed("replay a segment")(format!("commit {number} is malformed"));
+                    || LOG.failed("replay a segment")(format!("commit {number} is malformed"));
                 let active = &mut self.tables.active;
                 self.tables.active_bytes += decode_body(body, active).ok_or_else(malformed)?;
                 self.last = number;
@@ -369,30 +280,15 @@ impl Replay {
             newest_at = at;
             at += length;
         }
-        self.unfinished = at < bytes.len();
+        self.unfinished = bytes[at..].iter().any(|byte| *byte != 0);
         if self.unfinished && (!newest || has_later_frame(&bytes[at..], self.last)) {
             let reason = format!("{} is damaged at byte {at}", segments.describe(first));
-            return Err(failed("replay a segment")(reason));
+            return Err(LOG.failed("replay a segment")(reason));
         }
-        self.end = at as u64;
+        (self.end, self.reserved) = (at as u64, bytes.len() as u64);
         self.newest_frame = bytes[newest_at..at].to_vec();
         Ok(())
     }
-}
-
-/// Whether a whole frame of a later commit than `last` follows a bad one. It was written only once
-/// the bad one had been synced, so that one was whole, and acknowledged.
-fn has_later_frame(bytes: &[u8], last: u64) -> bool {
-    let number_at = |at: usize| {
-        let number = bytes.get(at + 8..at + FRAME_HEAD_BYTES)?;
-        Some(u64::from_be_bytes(number.try_into().ok()?))
-    };
-    // So many frames fit at most: a number beyond that is none, and needs no checksum.
-    let frames_max = (bytes.len() / FRAME_HEAD_BYTES) as u64;
-    let may_be = |at: &usize| {
-        number_at(*at).is_some_and(|number| number > last && number - last <= frames_max + 1)
-    };
-    (1..bytes.len()).filter(may_be).any(|at| decode_frame(&bytes[at..]).is_some())
 }
 
 impl<E: Engine> Shared<E> {
@@ -407,9 +303,7 @@ impl<E: Engine> Shared<E> {
                 self.wake.wait(&mut mover);
             }
             drop(mover);
-            let moving = AssertUnwindSafe(|| self.move_frozen());
-            let panicked = |_| Err(failed("move its table")("it panicked"));
-            if let Err(error) = catch_unwind(moving).unwrap_or_else(panicked) {
+            if let Err(error) = LOG.guarded("move its table", || self.move_frozen()) {
                 self.mover.lock().failed = Some(error);
                 self.wake.notify_all();
                 return;
@@ -439,7 +333,7 @@ impl<E: Engine> Shared<E> {
         // A segment is done with when the next one begins at or before the first unmoved commit.
         for pair in firsts.windows(2) {
             if pair[1] <= last + 1 {
-                self.segments.remove(pair[0]).map_err(failed("remove a segment"))?;
+                self.segments.remove(pair[0]).map_err(LOG.failed("remove a segment"))?;
             }
         }
         Ok(())
@@ -454,7 +348,7 @@ impl<E: Engine> Engine for LoggedEngine<E> {
     fn commit(&self, batch: WriteBatch) -> Result<(), EngineError> {
         let mut log = self.log.lock();
         if std::mem::replace(&mut log.failed, true) {
-            return Err(failed("append")("an earlier write failed"));
+            return Err(LOG.failed("append")("an earlier write failed"));
         }
         self.append(&mut log, &batch.changes)?;
         log.failed = false;
@@ -579,6 +473,7 @@ impl<E: Engine> Drop for LoggedEngine<E> {
 mod tests {
     use super::*;
     use crate::engine::MemoryEngine;
+    use crate::engine::summed::{MOVED_UNSUMMED_KEY, sum};
     use proptest::prelude::*;
 
     fn change(key: u8, value: Option<u8>) -> WriteBatch {
@@ -627,7 +522,9 @@ mod tests {
         }
         drop(engine);
         let path = segment_path(&folder, 1);
-        let whole = std::fs::read(&path).unwrap();
+        let mut whole = std::fs::read(&path).unwrap();
+        // What was reserved in advance is no frame. Each of these ends with a key and a value.
+        whole.truncate(whole.iter().rposition(|byte| *byte != 0).unwrap() + 1);
         let fifth = whole.len() / 5;
         for cut in whole.len() - fifth + 1..whole.len() {
             std::fs::write(&path, &whole[..cut]).unwrap();
@@ -636,6 +533,37 @@ mod tests {
             engine.commit(change(9, Some(9))).unwrap();
             drop(engine);
             assert_eq!(entries(&open().unwrap()).len(), 5, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn zeros_in_advance_are_no_commit_and_take_nothing_away_when_a_frame_is_torn_in_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || LoggedEngine::open(folder.path(), MemoryEngine::default(), 1 << 20).unwrap();
+        let engine = open();
+        for key in 0..5 {
+            engine.commit(change(key, Some(key))).unwrap();
+        }
+        let log = engine.log.lock();
+        let (end, length) = (log.end as usize, log.reserved as usize);
+        drop(log);
+        drop(engine);
+        let path = segment_path(&folder, 1);
+        let whole = std::fs::read(&path).unwrap();
+        assert_eq!(whole.len(), length);
+        assert!(end < length && whole[end..].iter().all(|byte| *byte == 0));
+        let mut sixth = Vec::new();
+        encode_frame(&mut sixth, 6, &change(6, Some(6)).changes);
+        // Any sector of it may be there without the others; here: any byte.
+        for kept in 0..sixth.len() {
+            let mut torn = whole.clone();
+            torn[end + kept] = sixth[kept];
+            std::fs::write(&path, &torn).unwrap();
+            let engine = open();
+            assert_eq!(entries(&engine).len(), 5, "byte {kept}");
+            engine.commit(change(9, Some(9))).unwrap();
+            drop(engine);
+            assert_eq!(entries(&open()).len(), 6, "byte {kept}");
         }
     }
 

@@ -15,7 +15,7 @@
 //!   called: with seven callers or more it waits for ever;
 //! - values are kept in parts of at most 4 KiB, so that no page becomes a file of its own
 //!   in `blobs`;
-//! - a panic inside sled is an [`EngineError`].
+//! - a panic inside sled is an [`EngineError`], and one while it is closed is logged.
 //!
 //! Limits: it stands behind the log (`decisions/0006-sled.md`), which is what makes commits
 //! durable and what notices that sled has lost the end of its data. Alone it shows readers a batch
@@ -24,15 +24,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use rustix::fs::IFlags;
 
+use super::place::{Named, sync, sync_whole};
 use super::{Direction, Engine, EngineError, Pair, WriteBatch};
 
+const SLED: Named = Named("sled");
 /// The folder within the data folder.
 const FOLDER: &str = "journal.sled";
 /// The longest piece of a value that is kept under one key. sled moves pages of more than 128 KiB
@@ -53,52 +54,64 @@ const IN_PARTS: u8 = 1;
 
 /// sled on one folder.
 pub struct SledEngine {
-    store: sled::Db,
+    /// There until it is closed.
+    store: Option<sled::Db>,
     data: File,
     /// Held while a batch is put in, so that a value and its parts are read as of one moment.
     changing: RwLock<()>,
 }
 
-fn failed<E: std::fmt::Display>(operation: &'static str) -> impl Fn(E) -> EngineError {
-    move |reason| EngineError { engine: "sled", operation, reason: reason.to_string() }
-}
-
-/// Runs what may panic.
-fn guarded<T>(
-    operation: &'static str,
-    run: impl FnOnce() -> Result<T, EngineError>,
-) -> Result<T, EngineError> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(failed(operation)("it panicked")))
+impl Drop for SledEngine {
+    /// sled writes when it is closed, and panics if it cannot. Whoever closes it because the disk
+    /// has failed, or because the log before it did not open, must come to say so.
+    fn drop(&mut self) {
+        let store = self.store.take();
+        let closing = || {
+            drop(store);
+            Ok(())
+        };
+        if let Err(error) = SLED.guarded("close", closing) {
+            tracing::warn!(%error, "a store that could not be closed is left to the next start");
+        }
+    }
 }
 
 impl SledEngine {
     /// Opens the store in `folder`, or makes it. `cache_bytes` bounds its cache.
     pub fn open(folder: &Path, cache_bytes: usize) -> Result<Self, EngineError> {
         let path = folder.join(FOLDER);
-        if !path.exists() {
-            create(folder, &path, cache_bytes)?;
-        }
+        // Closing it writes, too: that has to be over before it is synced.
+        SLED.make_if_missing(&path, |temporary| open_store(temporary, cache_bytes).map(drop))?;
         check_shape(&path)?;
-        remove_unfinished_snapshots(&path).map_err(failed("clear an unfinished snapshot"))?;
+        remove_unfinished_snapshots(&path).map_err(SLED.failed("clear an unfinished snapshot"))?;
         // Opened before sled writes, so that no failed write-back is reported to it alone.
-        let data = File::open(path.join("db")).map_err(failed("open its file"))?;
+        let data = File::open(path.join("db")).map_err(SLED.failed("open its file"))?;
         make_synchronous(&data);
-        let store = open_store(&path, cache_bytes)?;
+        let store = Some(open_store(&path, cache_bytes)?);
+        // From here on it is closed with care, whatever follows.
+        let engine = Self { store, data, changing: RwLock::new(()) };
         // Recovery may have written: a snapshot and its name, and into the file.
-        data.sync_all().and_then(|()| sync_tree(&path)).map_err(failed("sync what it opened"))?;
-        Ok(Self { store, data, changing: RwLock::new(()) })
+        let synced = engine.data.sync_all();
+        let synced = synced.and_then(|()| sync_whole(&path)).and_then(|()| sync(folder));
+        synced.map_err(SLED.failed("sync what it opened"))?;
+        Ok(engine)
+    }
+
+    fn store(&self) -> Result<&sled::Db, EngineError> {
+        self.store.as_ref().ok_or_else(|| SLED.failed("work")("it is closed"))
     }
 
     /// The value that a stored head stands for.
     fn whole(&self, key: &[u8], head: &[u8]) -> Result<Vec<u8>, EngineError> {
-        let damaged = || failed("read")("a value is not as it was written");
+        let damaged = || SLED.failed("read")("a value is not as it was written");
         match head.split_first() {
             Some((&WHOLE, value)) => Ok(value.to_vec()),
             Some((&IN_PARTS, length)) => {
                 let length = length_of(length).ok_or_else(damaged)?;
                 let mut value = Vec::new();
                 for index in 0..parts_of(length) {
-                    let part = self.store.get(part_key(key, index)).map_err(failed("read"))?;
+                    let part =
+                        self.store()?.get(part_key(key, index)).map_err(SLED.failed("read"))?;
                     value.extend_from_slice(&part.ok_or_else(damaged)?);
                 }
                 if value.len() == length { Ok(value) } else { Err(damaged()) }
@@ -109,7 +122,7 @@ impl SledEngine {
 
     /// How many parts the key's value has now.
     fn parts_now(&self, key: &[u8]) -> Result<u32, EngineError> {
-        let head = self.store.get(value_key(key)).map_err(failed("read"))?;
+        let head = self.store()?.get(value_key(key)).map_err(SLED.failed("read"))?;
         let length = match head.as_deref().and_then(<[u8]>::split_first) {
             Some((&IN_PARTS, length)) => length_of(length).unwrap_or_default(),
             _ => 0,
@@ -163,24 +176,12 @@ fn part_key(key: &[u8], index: u32) -> Vec<u8> {
     [[PART].as_slice(), key, &index.to_be_bytes()].concat()
 }
 
-fn create(folder: &Path, path: &Path, cache_bytes: usize) -> Result<(), EngineError> {
-    let temporary = path.with_extension("sled.tmp");
-    if temporary.exists() {
-        fs::remove_dir_all(&temporary).map_err(failed("remove what was left half made"))?;
-    }
-    drop(open_store(&temporary, cache_bytes)?);
-    let synced = sync_tree(&temporary)
-        .and_then(|()| fs::rename(&temporary, path))
-        .and_then(|()| sync(folder));
-    synced.map_err(failed("put its new folder in place"))
-}
-
 fn open_store(path: &Path, cache_bytes: usize) -> Result<sled::Db, EngineError> {
     let config =
         sled::Config::new().path(path).cache_capacity(cache_bytes as u64).flush_every_ms(None);
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
-        let opened = guarded("open", || config.open().map_err(failed("open")));
+        let opened = SLED.guarded("open", || config.open().map_err(SLED.failed("open")));
         match opened {
             Err(error) if error.reason.contains("lock") && Instant::now() < deadline => {
                 std::thread::sleep(LOCK_PERIOD);
@@ -196,7 +197,7 @@ fn check_shape(path: &Path) -> Result<(), EngineError> {
     for (name, bytes_min) in [("conf", CONF_BYTES_MIN), ("db", 1)] {
         if length(name) < bytes_min {
             let reason = format!("{} is missing or cut short", path.join(name).display());
-            return Err(failed("open")(reason));
+            return Err(SLED.failed("open")(reason));
         }
     }
     Ok(())
@@ -222,19 +223,6 @@ fn make_synchronous(data: &File) {
     }
 }
 
-/// Syncs every file of the store, its folders, and the folder above.
-fn sync_tree(path: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        sync(&entry?.path())?;
-    }
-    sync(path)?;
-    path.parent().map_or(Ok(()), sync)
-}
-
-fn sync(path: &Path) -> std::io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
 impl Engine for SledEngine {
     fn name(&self) -> &'static str {
         "sled"
@@ -242,23 +230,23 @@ impl Engine for SledEngine {
 
     fn commit(&self, batch: WriteBatch) -> Result<(), EngineError> {
         let newest: BTreeMap<Vec<u8>, Option<Vec<u8>>> = batch.changes.into_iter().collect();
-        guarded("commit", || {
+        SLED.guarded("commit", || {
             let mut changes = sled::Batch::default();
             for (key, value) in newest {
                 self.put(&mut changes, &key, value)?;
             }
             let changing = self.changing.write();
-            self.store.apply_batch(changes).map_err(failed("commit"))?;
+            self.store()?.apply_batch(changes).map_err(SLED.failed("commit"))?;
             drop(changing);
-            self.store.flush().map_err(failed("flush"))?;
-            self.data.sync_data().map_err(failed("sync"))
+            self.store()?.flush().map_err(SLED.failed("flush"))?;
+            self.data.sync_data().map_err(SLED.failed("sync"))
         })
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        guarded("read", || {
+        SLED.guarded("read", || {
             let _still = self.changing.read();
-            let head = self.store.get(value_key(key)).map_err(failed("read"))?;
+            let head = self.store()?.get(value_key(key)).map_err(SLED.failed("read"))?;
             head.map(|head| self.whole(key, &head)).transpose()
         })
     }
@@ -273,9 +261,9 @@ impl Engine for SledEngine {
         if start >= end {
             return Ok(Vec::new());
         }
-        guarded("scan", || {
+        SLED.guarded("scan", || {
             let _still = self.changing.read();
-            let mut range = self.store.range(value_key(start)..value_key(end));
+            let mut range = self.store()?.range(value_key(start)..value_key(end));
             let mut pairs = Vec::new();
             while pairs.len() < limit {
                 let next = match direction {
@@ -283,7 +271,7 @@ impl Engine for SledEngine {
                     Direction::Backward => range.next_back(),
                 };
                 let Some(pair) = next else { break };
-                let (key, head) = pair.map_err(failed("scan"))?;
+                let (key, head) = pair.map_err(SLED.failed("scan"))?;
                 let key = key.get(1..).unwrap_or_default().to_vec();
                 let value = self.whole(&key, &head)?;
                 pairs.push((key, value));
@@ -326,7 +314,7 @@ mod tests {
         }
         engine.commit(batch(&[(b"a", Some(50_000))])).unwrap();
         engine.commit(batch(&[(b"a", None), (b"a\0", None)])).unwrap();
-        assert_eq!(engine.store.len(), 0, "parts were left behind");
+        assert_eq!(engine.store().unwrap().len(), 0, "parts were left behind");
         let blobs = fs::read_dir(folder.path().join(FOLDER).join("blobs")).unwrap();
         assert_eq!(blobs.count(), 0, "a page became a file of its own");
     }

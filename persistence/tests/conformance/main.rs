@@ -11,6 +11,7 @@
 //!
 //! C3, C5 and the other half of C7 need a real disk and other programs: they are scripts outside.
 //! Sizes are small and are set by variables named in each file; a seed that is printed repeats.
+//! `tests/external/conformance_full.sh` sets them to full size.
 #![expect(clippy::unwrap_used, reason = "a check that cannot set itself up has failed")]
 #![expect(clippy::print_stdout, reason = "a check prints what it measured")]
 
@@ -57,16 +58,16 @@ fn journal(folder: &Path, engine: EngineKind) -> Arc<Journal> {
 }
 
 /// The engine as a journal has it, by itself.
-fn open_engine(folder: &Path, kind: EngineKind) -> Arc<dyn Engine> {
+fn open_engine(folder: &Path, kind: EngineKind, table_bytes: usize) -> Arc<dyn Engine> {
     match kind {
         EngineKind::Memory => Arc::new(MemoryEngine::default()),
         EngineKind::Redb => {
             let store = RedbEngine::open(folder, CACHE_BYTES).unwrap();
-            Arc::new(LoggedEngine::open(folder, store, TABLE_BYTES).unwrap())
+            Arc::new(LoggedEngine::open(folder, store, table_bytes).unwrap())
         }
         EngineKind::Sled => {
             let store = SledEngine::open(folder, CACHE_BYTES).unwrap();
-            Arc::new(LoggedEngine::open(folder, store, TABLE_BYTES).unwrap())
+            Arc::new(LoggedEngine::open(folder, store, table_bytes).unwrap())
         }
     }
 }
@@ -75,7 +76,7 @@ fn open_engine(folder: &Path, kind: EngineKind) -> Arc<dyn Engine> {
 fn each_store(check: impl Fn(&dyn Fn() -> Arc<dyn Engine>)) {
     for kind in [EngineKind::Memory, EngineKind::Redb, EngineKind::Sled] {
         let folder = tempfile::tempdir().unwrap();
-        check(&|| open_engine(folder.path(), kind));
+        check(&|| open_engine(folder.path(), kind, TABLE_BYTES));
     }
     let folder = tempfile::tempdir().unwrap();
     check(&|| Arc::new(RedbEngine::open(folder.path(), CACHE_BYTES).unwrap()));

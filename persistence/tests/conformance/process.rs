@@ -19,7 +19,9 @@ use persistence::*;
 use rustix::process::{Signal, getpid, kill_process};
 
 use crate::disk::Random;
-use crate::{CACHE_BYTES, KINDS, TABLE_BYTES, append, journal, master, name, setting_or, settle};
+use crate::{
+    CACHE_BYTES, KINDS, TABLE_BYTES, append, journal, master, name, options, setting_or, settle,
+};
 
 const CHILD: &str = "BAILIWICK_CONFORMANCE_CHILD";
 const CHILD_ENGINE: &str = "BAILIWICK_CONFORMANCE_ENGINE";
@@ -27,6 +29,8 @@ const CHILD_ENGINE: &str = "BAILIWICK_CONFORMANCE_ENGINE";
 const CHILD_DIES_AT: &str = "BAILIWICK_CONFORMANCE_DIES_AT";
 /// How many MiB the child writes before it says that it has grown.
 const CHILD_GROWS: &str = "BAILIWICK_CONFORMANCE_GROWS";
+/// How large the child's tables become before they are moved, in bytes.
+const CHILD_TABLE_BYTES: &str = "BAILIWICK_CONFORMANCE_TABLE_BYTES";
 
 /// Not a check by itself: the process that the checks below start, and kill.
 #[test]
@@ -42,7 +46,11 @@ fn child() {
     let engine = std::env::var(CHILD_ENGINE).unwrap();
     let journal = match crate::setting(CHILD_DIES_AT) {
         Some(write) => dying_journal(folder, write),
-        None => journal(folder, EngineKind::named(&engine).unwrap()),
+        None => {
+            let usual = options(folder, EngineKind::named(&engine).unwrap());
+            let table_bytes = setting_or(CHILD_TABLE_BYTES, TABLE_BYTES as u64) as usize;
+            Journal::open(Options { table_bytes, ..usual }, &master()).unwrap()
+        }
     };
     let grows = crate::setting(CHILD_GROWS);
     let stream = if grows.is_some() { "grow/1" } else { "kill/1" };
@@ -227,8 +235,9 @@ fn check_after(folder: &Path, kind: EngineKind, acknowledged: usize) {
 }
 
 /// Lets a child write until `megabytes` are there, and kills it.
-pub(crate) fn grown_then_killed(folder: &Path, kind: EngineKind, megabytes: u64) {
-    let (mut child, output) = spawn_child(folder, kind, &[(CHILD_GROWS, megabytes)]);
+pub(crate) fn grown_then_killed(folder: &Path, kind: EngineKind, megabytes: u64, table_bytes: u64) {
+    let more = [(CHILD_GROWS, megabytes), (CHILD_TABLE_BYTES, table_bytes)];
+    let (mut child, output) = spawn_child(folder, kind, &more);
     let mut lines = output.lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains("ack")), "it never grew");
     child.kill().unwrap();

@@ -173,12 +173,37 @@ async fn a_damaged_log_is_refused_and_kept() {
     let error = leaves_all_as_it_was(&args, 78).await;
     assert!(matches!(error, StartError::Open(OpenError::Engine(_))), "{error}");
     assert!(error.to_string().contains("log-"), "it names the file: {error}");
-    // At the end, where it looks like a frame that was cut short: the head file knows better.
-    std::fs::write(&log, &good_log[..good_log.len() - 1]).unwrap();
+    // At the end, where it looks like a frame that was cut short: the head file knows better. What
+    // follows the last frame are zeros, which are no loss.
+    let end = good_log.iter().rposition(|byte| *byte != 0).unwrap();
+    std::fs::write(&log, &good_log[..end]).unwrap();
     let error = leaves_all_as_it_was(&args, 78).await;
     assert!(matches!(error, StartError::Open(OpenError::Behind { .. })), "{error}");
     assert!(error.to_string().contains("--accept-loss="), "{error}");
     std::fs::write(&log, &good_log).unwrap();
+    start(&args).await.unwrap().stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_file_that_is_gone_or_unreadable_is_missed() {
+    let folder = used_folder().await;
+    let mut args = settings(folder.path());
+    let head = folder.path().join("head");
+    let good_head = std::fs::read(&head).unwrap();
+    for bad in [Some(vec![0; good_head.len()]), Some(Vec::new()), None] {
+        match bad {
+            Some(bytes) => std::fs::write(&head, bytes).unwrap(),
+            None => std::fs::remove_file(&head).unwrap(),
+        }
+        let error = leaves_all_as_it_was(&args, 78).await;
+        assert!(matches!(error, StartError::Open(OpenError::NoHead { .. })), "{error}");
+    }
+    let error = leaves_all_as_it_was(&args, 78).await;
+    let StartError::Open(OpenError::NoHead { hash, .. }) = &error else { panic!("{error}") };
+    assert!(error.to_string().contains(&format!("--accept-loss={hash}")), "{error}");
+    args.accept_loss = Some(hash.clone());
+    start(&args).await.unwrap().stop().await;
+    args.accept_loss = None;
     start(&args).await.unwrap().stop().await;
 }
 

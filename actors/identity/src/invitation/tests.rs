@@ -39,7 +39,7 @@ fn the_address_is_sealed_and_the_mail_is_pending_until_it_is_sent() {
     let email = terms.email.open(then.given.keys(), EMAIL_LABEL);
     assert_eq!(email.as_deref(), Some("bob@example.test"));
     assert!(then.given.state().is_pending());
-    let then = then.given.later_ms(RETRY_MS).when_due();
+    let then = then.given.later_ms(Backoff::USUAL.first_ms).when_due();
     assert!(matches!(then.effects[..], [InvitationEffect::Mail(_)]), "asked for again");
     let given = then.given.when(NoteMailed {}).then();
     assert!(!given.state().is_pending());

@@ -4,15 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use supervision::Timestamp;
+use supervision::{Backoff, Retry, Timestamp};
 use types::{Personal, RoleIdentifier, Scopes, TenantId, UserId};
 
 use super::{Details, TenantEvent};
 use crate::role::{self, Role};
 use crate::user::Membership;
-
-/// When those who have not been told are told again, in milliseconds.
-const RETRY_MS: i64 = 5_000;
 
 /// See the module's head.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -26,7 +23,7 @@ pub struct Staff {
     /// Whose user does not know of the change of this number yet.
     pub untold: BTreeMap<UserId, u64>,
     /// When they are told again.
-    pub tell_again_at: Timestamp,
+    pub retry: Retry,
     /// The number of the change that made each member one; nobody who was from the beginning.
     pub joined: BTreeMap<UserId, u64>,
     /// Who is switched off.
@@ -71,7 +68,7 @@ impl Staff {
     fn changed(&mut self, user: UserId, at: Timestamp) {
         self.version += 1;
         self.untold.insert(user, self.version);
-        self.tell_again_at = at.plus_ms(RETRY_MS);
+        self.retry = Retry::begin(at, Backoff::USUAL);
     }
 
     /// Takes an event in. `details` are those before it.
@@ -127,7 +124,7 @@ impl Staff {
                 };
                 self.untold.retain(|user, version| !is_known(user, version));
             }
-            TenantEvent::TellingRetried(_) => self.tell_again_at = at.plus_ms(RETRY_MS),
+            TenantEvent::TellingRetried(_) => self.retry.again(at, Backoff::USUAL),
             TenantEvent::Created(_)
             | TenantEvent::Updated(_)
             | TenantEvent::ActiveSet(_)

@@ -3,7 +3,8 @@
 use identity::claim::EmailAddress;
 use identity::erasure::{Conclude, Erasure, Receipt, Subject};
 use identity::invitation::Invitation;
-use identity::tenant::{Departure, SetActive};
+use identity::Inviting;
+use identity::tenant::{Departure, Inviter, SetActive};
 use persistence::RowRange;
 use supervision::Home;
 use supervision::address::TENANT_KEY_CLASS;
@@ -43,7 +44,7 @@ impl World {
     }
 
     async fn invite(&self, id: InvitationId, tenant: TenantId, email: &str) {
-        let by = (None, Scopes::all());
+        let by = Inviting { inviter: Inviter::Service, by: None, rights: Scopes::all() };
         let invite = self.identity.invitation(id, tenant, email, "viewer".to_owned(), by).await;
         let (invitations, origin) = (self.system.directory(), self.system.system_origin());
         let address = Invitation::address(id, tenant);

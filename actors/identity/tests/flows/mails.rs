@@ -111,7 +111,7 @@ async fn a_mail_that_is_not_taken_goes_out_later_and_after_a_restart() {
     world.system.recover().unwrap();
     let office = world.system.port::<PostOffice>();
     until(|| office.figures().waiting == 1).await;
-    world.clock.advance_ms(BACKOFF_MS);
+    world.clock.advance_ms(BACKOFF.first_ms);
     world.system.fire_reminders();
     let token = world.mailed(1).await;
     assert_eq!(world.use_link(Purpose::VerifyEmail, &token, 1).await, Ok(user));
