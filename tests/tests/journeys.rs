@@ -45,6 +45,9 @@ mod bad_input;
 #[path = "journeys/backups.rs"]
 mod backups;
 
+#[path = "journeys/portability.rs"]
+mod portability;
+
 #[path = "journeys/refused_starts.rs"]
 mod refused_starts;
 

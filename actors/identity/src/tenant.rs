@@ -15,10 +15,12 @@
 //! - At most [`MEMBERS_MAX`] members and [`ROLES_MAX`] roles, all in one state.
 //! - A role that changes counts for its members from their next change on, or when it is cascaded.
 
+mod arrival;
 mod members;
 mod roles;
 mod staff;
 
+pub use arrival::Arrive;
 pub use members::{AddMember, GrantChange, MembersTold, RemoveMember, SetGrants, Told};
 pub(crate) use members::{NoteTold, Untold};
 pub use roles::{CascadedRole, CreateRole, RemoveRole, RoleChange, UpdateRole};

@@ -17,12 +17,15 @@ mod members;
 mod operator;
 mod operator_actors;
 mod password;
+mod portability;
 mod probes;
 mod roles;
 mod sessions;
 mod signing_keys;
 mod tenants;
 mod users;
+
+pub(crate) use portability::parse_key as parse_export_key;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -57,6 +60,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(signing_keys::router())
         .merge(operator_actors::router())
         .merge(backups::router())
+        .merge(portability::router())
         .split_for_parts();
     openapi::declare_keys(&mut document);
     (router, document)
