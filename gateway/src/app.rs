@@ -7,6 +7,7 @@ use activity::Activity;
 use extensions::Extensions;
 use identity::Identity;
 use market::Market;
+use portability::Portability;
 use supervision::reminders::Recovered;
 use supervision::supervisor::Board;
 use supervision::{Origin, RequestRef, System};
@@ -31,6 +32,8 @@ pub struct Parts {
     pub extensions: Arc<Extensions>,
     /// Developers and their apps.
     pub market: Arc<Market>,
+    /// Tenants that move.
+    pub portability: Arc<Portability>,
     /// The action chain's views.
     pub activity: Arc<Activity>,
     /// The token that services show.

@@ -25,6 +25,7 @@ pub mod once;
 pub mod openapi;
 pub mod paging;
 pub mod places;
+pub mod portability;
 pub mod problem;
 pub mod reindex;
 mod remote;

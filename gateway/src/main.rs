@@ -54,6 +54,13 @@ enum Command {
     Restore(gateway::restore::RestoreArgs),
     /// Work on the journal of a data folder
     Journal(gateway::restore::JournalArgs),
+    /// Write one tenant of a stopped folder into an encrypted file, for another installation
+    Export(gateway::portability::ExportArgs),
+    /// Take a tenant that was exported into a stopped folder
+    ///
+    /// Everything is checked before anything is written. Members are found by their e-mail
+    /// addresses, or given an account for which they set a password by mail.
+    Import(gateway::portability::ImportArgs),
     /// Rebuild the rows of a data folder from its records
     Reindex(gateway::reindex::ReindexArgs),
     /// Print the OpenAPI document
@@ -113,6 +120,8 @@ async fn run(cli: Cli, matches: &ArgMatches) -> ExitCode {
         Some(Command::Backup(args)) => ended(gateway::backup::run(&args).await),
         Some(Command::Restore(args)) => ended(gateway::restore::restore(&args).await),
         Some(Command::Journal(args)) => ended(gateway::restore::journal(&args).await),
+        Some(Command::Export(args)) => ended(gateway::portability::export_tenant(&args).await),
+        Some(Command::Import(args)) => ended(gateway::portability::import_tenant(&args).await),
         Some(Command::Reindex(args)) => ended(gateway::reindex::run(&args).await.map(drop)),
         Some(Command::Keys(args)) => match gateway::keys::run(&args).await {
             Ok(()) => ExitCode::SUCCESS,

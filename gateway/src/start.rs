@@ -19,6 +19,7 @@ use market::{DeveloperApp, Market};
 use persistence::{
     EngineKind, FolderLock, Journal, MasterKey, OpenError, Options, SealError, Shard,
 };
+use portability::Portability;
 use ractor::{Actor, ActorRef};
 use supervision::idempotency::{OUTCOME_FAMILY, SHOWN_ONCE_FAMILY};
 use supervision::supervisor::{Board, Strategy, Supervisor, periodic};
@@ -274,6 +275,7 @@ pub(crate) struct Built {
     pub(crate) system: Arc<System>,
     extensions: Arc<extensions::Extensions>,
     market: Arc<Market>,
+    portability: Arc<Portability>,
 }
 
 pub(crate) fn build(args: &ServeArgs, builder: SystemBuilder, identity: &Arc<Identity>) -> Built {
@@ -291,15 +293,18 @@ pub(crate) fn build(args: &ServeArgs, builder: SystemBuilder, identity: &Arc<Ide
         market::farewell::MarketFarewell::new(apps.clone()),
     ];
     let builder = builder.port(Arc::new(identity::erasure::Farewells::new(farewells)));
+    let portability = Portability::new(identity.clone(), apps.clone());
     let market = Market::new(apps);
-    let system = market::register(extensions::register(builder)).start();
-    Built { system, extensions, market }
+    let builder = market::register(extensions::register(builder));
+    let system = portability::register(builder, &portability).start();
+    Built { system, extensions, market, portability }
 }
 
 /// Lets what was built serve.
 async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, StartError> {
     let Opened { listener, address, tls, fresh, lock, master, identity } = opened;
-    let Built { system, extensions, market } = built;
+    let Built { system, extensions, market, portability } = built;
+    Portability::clear(&system);
     identity.start(&system).await?;
     let given = args.operator_password.as_ref().map(|password| password.0.clone());
     let bootstrap = identity.ensure_operator(&args.operator_email, given).await?;
@@ -316,6 +321,7 @@ async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, 
         identity,
         extensions,
         market,
+        portability,
         activity: Arc::new(activity::Activity::new(describers())),
         service_token: ServiceToken::new(&service_token),
         metrics_for: args.metrics_for,

@@ -22,6 +22,7 @@ use crate::offline::{
     FolderArgs, OfflineError, Progress, check_engine, master_beside, open_system, say,
     verify_chains, whole,
 };
+use crate::portability::verify_imports;
 
 /// How many archives one step lists.
 const ARCHIVES_STEP: usize = 256;
@@ -73,6 +74,9 @@ pub async fn run(args: &VerifyArgs) -> Result<(), OfflineError> {
         say(&format!("{entities} of kind {}: {wrong_entities} wrong", kind.kind()));
         wrong += wrong_entities;
     }
+    let (imports, wrong_imports) = verify_imports(system)?;
+    say(&format!("{imports} tenants from elsewhere, with their old chains: {wrong_imports} wrong"));
+    wrong += wrong_imports;
     for (family, count) in system.journal().count_rows()? {
         say(&format!("{count} rows of family {family}"));
     }

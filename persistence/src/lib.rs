@@ -19,6 +19,7 @@ pub mod journal;
 pub mod record;
 pub mod restore;
 pub mod sealing;
+pub mod tenant_file;
 
 mod blocks;
 mod generations;

@@ -186,7 +186,12 @@ pub struct NewRecord {
 
 /// The link of a record: over ciphertext, so that a shredded chain still verifies.
 pub fn link(previous: &Digest, header: &[u8], payload: &[u8]) -> Digest {
-    sha256(&[previous, &sha256(&[header]), &sha256(&[payload])])
+    link_of(previous, &sha256(&[header]), &sha256(&[payload]))
+}
+
+/// The link of a record of which only the digests of header and payload are at hand.
+pub fn link_of(previous: &Digest, header: &Digest, payload: &Digest) -> Digest {
+    sha256(&[previous, header, payload])
 }
 
 /// Builds the value of one shard in one batch.

@@ -28,7 +28,9 @@ use crate::process::Process;
 use crate::rebuild::{self, Derived};
 use crate::refusal::Refusal;
 use crate::reminders::AGAIN_MS;
+use crate::renaming::Renaming;
 use crate::system::{Core, Registered};
+use crate::transplant;
 
 pub(crate) mod erasure;
 
@@ -485,6 +487,20 @@ impl<E: Entity> Registered for Arc<Directory<E>> {
         rebuild::derive(self, place).map_err(Refusal::from)
     }
 
+    fn retold(
+        &self,
+        event: &str,
+        version: u16,
+        payload: &[u8],
+        renaming: &Renaming,
+    ) -> Result<(u16, Vec<u8>), codec::CodecError> {
+        transplant::retold::<E>(event, version, payload, renaming)
+    }
+
+    fn plant(&self, place: &Place) -> Result<u64, Refusal> {
+        transplant::plant(self, place)
+    }
+
     fn observed_families(&self) -> &'static [&'static str] {
         E::OBSERVED_FAMILIES
     }
@@ -522,7 +538,7 @@ impl<E: Entity> Registered for Arc<Directory<E>> {
             }
             if delivered.is_err() || handled.await.is_err() {
                 // Its actor ended before it came to this: what is due stays due.
-                let again = directory.core.clock.now().plus_ms(AGAIN_MS);
+                let again = directory.core.now_in(address.place().home).plus_ms(AGAIN_MS);
                 directory.core.reminders.add(again, address.place().clone());
             }
         });

@@ -21,6 +21,9 @@ pub trait Event: Sized + Clone + Send + Sync + std::fmt::Debug + 'static {
     /// Reads a payload of any version ever written.
     fn decode(name: &str, version: u16, bytes: &[u8]) -> Result<Self, CodecError>;
 
+    /// The same event with other numbers for its ids: see [`crate::renaming`].
+    fn renamed(&self, renaming: &crate::renaming::Renaming) -> Result<Self, CodecError>;
+
     /// Every name with the versions that can be read: the golden files' list.
     fn catalogue() -> &'static [(&'static str, u16)];
 }
@@ -62,6 +65,13 @@ macro_rules! events {
                     })*)*
                     _ => Err($crate::event::CodecError::Unknown { name: name.to_owned(), version }),
                 }
+            }
+
+            fn renamed(
+                &self,
+                renaming: &$crate::renaming::Renaming,
+            ) -> Result<Self, $crate::event::CodecError> {
+                match self { $(Self::$variant(it) => renaming.apply(it).map(Self::$variant),)* }
             }
 
             fn catalogue() -> &'static [(&'static str, u16)] {

@@ -244,7 +244,7 @@ impl<E: Entity> Seat<E> {
             },
             Job::Command(run) => {
                 let found = self.find(&needs);
-                let now = core.clock.now();
+                let now = core.now_in(self.address.place().home);
                 let (ran, left) = self.turn(now, &origin, found, |turn| run(turn));
                 let figures = self.directory.kind_monitor.command(name);
                 let counter =
@@ -258,7 +258,7 @@ impl<E: Entity> Seat<E> {
                 self.settle(me, (name, now), origin, ran, left, None);
             }
             Job::Due(row_due, handled) => {
-                let now = core.clock.now();
+                let now = core.now_in(self.address.place().home);
                 let ((), left) = self.turn(now, &origin, Vec::new(), |turn| E::due(turn));
                 let ran = Ran { refused: false, outcome: Vec::new(), release: Box::new(|_| {}) };
                 self.settle(me, (name, now), origin, ran, left, row_due);

@@ -18,14 +18,17 @@ pub mod envelope;
 pub mod event;
 pub mod idempotency;
 pub mod monitor;
+pub mod own_time;
 pub mod process;
 pub mod rebuild;
 pub mod refusal;
 pub mod reminders;
+pub mod renaming;
 pub mod retry;
 pub mod supervisor;
 pub mod system;
 pub mod testkit;
+pub mod transplant;
 
 mod crashes;
 mod golden;

@@ -87,20 +87,19 @@ pub struct Derived {
     pub deadline: Option<Timestamp>,
 }
 
-/// Replays an entity from its first record and gathers what its records give.
-pub(crate) fn derive<E: Entity>(
+/// Replays an entity from its first record: `each` sees the state before an event, the event, and
+/// its header. Answers the state.
+pub(crate) fn each_event<E: Entity>(
     directory: &Directory<E>,
     place: &Place,
-) -> Result<Derived, ReplayError> {
+    mut each: impl FnMut(&E, &E::Event, &Header),
+) -> Result<E, ReplayError> {
     let journal = &directory.core.journal;
-    let (mut entity, mut seq, mut derived) = (E::default(), 0, Derived::default());
-    let mut rows = Vec::new();
+    let (mut entity, mut seq) = (E::default(), 0);
     loop {
         let records = journal.read(&place.stream, seq, STEP_RECORDS)?;
         if records.is_empty() {
-            derived.pending = entity.is_pending();
-            derived.deadline = entity.next_deadline();
-            return Ok(derived);
+            return Ok(entity);
         }
         for record in records {
             let header = &record.header;
@@ -111,8 +110,7 @@ pub(crate) fn derive<E: Entity>(
             let opened =
                 journal.keys().open_blob(&seal_context(&place.stream, seq), &record.payload);
             let opened = opened.map_err(|source| ReplayError::Seal { seq, source })?;
-            // Whoever is erased in part is erased: no row is accounted for, and nothing is due.
-            let Opened::Plain(bytes) = opened else { return Ok(Derived::default()) };
+            let Opened::Plain(bytes) = opened else { return Err(ReplayError::Erased) };
             let event = E::Event::decode(&header.event, header.event_version, &bytes);
             let event = event.map_err(|source| ReplayError::Event {
                 seq,
@@ -120,12 +118,29 @@ pub(crate) fn derive<E: Entity>(
                 version: header.event_version,
                 source,
             })?;
-            let at = Timestamp(header.time_ms);
-            entity.rows(&event, at, &mut rows);
-            derived.rows.extend(rows.drain(..).map(|row| (header.position.pos, row)));
-            entity.apply(&event, at);
+            each(&entity, &event, header);
+            entity.apply(&event, Timestamp(header.time_ms));
         }
     }
+}
+
+/// Replays an entity from its first record and gathers what its records give.
+pub(crate) fn derive<E: Entity>(
+    directory: &Directory<E>,
+    place: &Place,
+) -> Result<Derived, ReplayError> {
+    let (mut derived, mut rows) = (Derived::default(), Vec::new());
+    let replayed = each_event(directory, place, |entity: &E, event, header| {
+        entity.rows(event, Timestamp(header.time_ms), &mut rows);
+        derived.rows.extend(rows.drain(..).map(|row| (header.position.pos, row)));
+    });
+    let entity = match replayed {
+        // Whoever is erased in part is erased: no row is accounted for, and nothing is due.
+        Err(ReplayError::Erased) => return Ok(Derived::default()),
+        replayed => replayed?,
+    };
+    (derived.pending, derived.deadline) = (entity.is_pending(), entity.next_deadline());
+    Ok(derived)
 }
 
 /// Makes a snapshot of what is durable of an entity, without activating it, and queues it. Says

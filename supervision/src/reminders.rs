@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
-use persistence::{Opened, RowRange, Shard, StreamName, codec, record::SHARDS};
+use persistence::{Home, Opened, RowRange, Shard, StreamName, codec, record::SHARDS};
 
 use crate::address::Place;
 use crate::clock::Timestamp;
+use crate::own_time::OwnTimes;
 use crate::system::System;
 
 /// The family of the reminders' rows.
@@ -36,15 +37,42 @@ pub(crate) fn due_of(key: &[u8]) -> Option<Timestamp> {
     Some(Timestamp((sortable ^ (1 << 63)) as i64))
 }
 
+/// When a reminder fires by the system's clock, and whose it is.
+type Slot = (Timestamp, StreamName);
+
 /// The schedule in memory.
 #[derive(Default)]
 pub struct Reminders {
-    schedule: Mutex<BTreeMap<(Timestamp, StreamName), Place>>,
+    /// With the time in the rows: by the clock of the entity's home, where that has its own.
+    schedule: Mutex<BTreeMap<Slot, (Timestamp, Place)>>,
+    own_times: OwnTimes,
 }
 
 impl Reminders {
+    /// Adds a reminder that is due at this time of the place's home.
     pub(crate) fn add(&self, due: Timestamp, place: Place) {
-        self.schedule.lock().insert((due, place.stream.clone()), place);
+        // Under the lock: a home's time does not move between the look at it and this.
+        let mut schedule = self.schedule.lock();
+        let fires_at = due.plus_ms(-self.own_times.ahead_ms(place.home));
+        schedule.insert((fires_at, place.stream.clone()), (due, place));
+    }
+
+    /// The homes whose time is their own.
+    pub(crate) fn own_times(&self) -> &OwnTimes {
+        &self.own_times
+    }
+
+    /// Sets how far a home's time is ahead, and what is due there fires accordingly.
+    pub(crate) fn set_own_time(&self, home: Home, ahead_ms: i64) {
+        let mut schedule = self.schedule.lock();
+        let ahead_ms = self.own_times.set(home, ahead_ms);
+        let (moved, kept) =
+            std::mem::take(&mut *schedule).into_iter().partition(|(_, (_, it))| it.home == home);
+        *schedule = kept;
+        let moved: BTreeMap<Slot, (Timestamp, Place)> = moved;
+        for ((_, stream), (due, place)) in moved {
+            schedule.insert((due.plus_ms(-ahead_ms), stream), (due, place));
+        }
     }
 
     /// How many are waiting.
@@ -64,8 +92,7 @@ impl Reminders {
             && let Some(first) = schedule.first_entry()
             && first.key().0 <= now
         {
-            let ((at, _), place) = first.remove_entry();
-            due.push((at, place));
+            due.push(first.remove());
         }
         due
     }
@@ -86,6 +113,7 @@ impl System {
     /// once, after the start.
     pub fn recover(&self) -> Result<Recovered, persistence::ReadError> {
         let mut recovered = Recovered::default();
+        self.recover_own_times()?;
         for shard in 0..SHARDS {
             let shard = Shard(shard as u8);
             self.scan(shard, DUE_FAMILY, |key, place| {
@@ -157,5 +185,25 @@ mod tests {
             [-5, 0, 7, 1 << 40].iter().map(|ms| due_key(Timestamp(*ms), &stream)).collect();
         assert!(keys.is_sorted());
         assert_eq!(due_of(&keys[3]), Some(Timestamp(1 << 40)));
+    }
+
+    #[test]
+    fn what_is_due_in_a_home_of_its_own_time_fires_by_that() {
+        let place = |home: u128| Place {
+            stream: StreamName::new(&format!("hold/{home}")).unwrap(),
+            owner: persistence::OwnerKey { class: 1, id: home },
+            home: Home(home),
+        };
+        let reminders = Reminders::default();
+        reminders.add(Timestamp(100), place(1));
+        reminders.add(Timestamp(100), place(2));
+        assert!(reminders.take_due(Timestamp(40)).is_empty());
+        reminders.set_own_time(Home(2), 60);
+        assert_eq!(reminders.take_due(Timestamp(40)), [(Timestamp(100), place(2))]);
+        reminders.set_own_time(Home(2), 50);
+        assert_eq!(reminders.own_times().ahead_ms(Home(2)), 60, "no time goes back");
+        reminders.add(Timestamp(101), place(2));
+        assert_eq!(reminders.take_due(Timestamp(41)), [(Timestamp(101), place(2))]);
+        assert_eq!(reminders.take_due(Timestamp(100)), [(Timestamp(100), place(1))]);
     }
 }

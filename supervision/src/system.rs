@@ -23,6 +23,7 @@ use crate::monitor::{ActorView, KindView};
 use crate::rebuild::Derived;
 use crate::refusal::Refusal;
 use crate::reminders::Reminders;
+use crate::renaming::Renaming;
 
 /// How many entities replay at once.
 const REPLAYS_MAX: usize = 64;
@@ -133,6 +134,17 @@ pub trait Registered: Send + Sync {
     fn verify(&self, place: &Place) -> Result<bool, Refusal>;
     /// What an entity's records give beside its state.
     fn derive(&self, place: &Place) -> Result<Derived, Refusal>;
+    /// An event's payload with other ids, in the version that is written now.
+    fn retold(
+        &self,
+        event: &str,
+        version: u16,
+        payload: &[u8],
+        renaming: &Renaming,
+    ) -> Result<(u16, Vec<u8>), persistence::CodecError>;
+    /// Writes what an entity's records give beside its state, sets its reminder and lets its
+    /// pending work begin; says how many rows there were. Blocks until they are durable.
+    fn plant(&self, place: &Place) -> Result<u64, Refusal>;
     /// Families of rows that follow from no record.
     fn observed_families(&self) -> &'static [&'static str];
     /// Queues a snapshot of an entity's durable state; says whether it could be made.

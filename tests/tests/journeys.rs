@@ -56,6 +56,8 @@ mod backups;
 
 #[path = "journeys/engines.rs"]
 mod engines;
+#[path = "journeys/portability.rs"]
+mod portability;
 
 #[path = "journeys/refused_starts.rs"]
 mod refused_starts;

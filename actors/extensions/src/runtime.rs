@@ -23,7 +23,7 @@ use serde_json::Value;
 use supervision::idempotency::Ticketed;
 use supervision::{Address, Begin, Class, IdempotencyKey, Origin, Refusal, System};
 use tokio::sync::{RwLock, Semaphore};
-use types::{Amount, AppId, CallId, Caller, HoldId, SharePercent, TenantId, UserId};
+use types::{Amount, AppId, CallId, Caller, HoldId, SharePercent, TenantId, UserId, home_of};
 
 use crate::answer::{CallAnswer, Trace};
 use crate::built_in::{BuiltIn, BuiltInCall};
@@ -279,7 +279,7 @@ impl Extensions {
             scopes: request.caller.scopes.as_slice().into(),
             fee: self.settings.platform_price_per_call,
             run_time_max: self.settings.run_time_max,
-            now: system.clock().now(),
+            now: system.now_in(home_of(flight.scope.tenant)),
         };
         let run = tokio::task::spawn_blocking(move || {
             let executed = job.execute();

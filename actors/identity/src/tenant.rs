@@ -16,6 +16,7 @@
 //! - At most [`MEMBERS_MAX`] members and [`ROLES_MAX`] roles, all in one state.
 //! - A role that changes counts for its members from their next change on, or when it is cascaded.
 
+mod arrival;
 mod change;
 mod joining;
 mod leaving;
@@ -23,6 +24,7 @@ mod members;
 mod roles;
 mod staff;
 
+pub use arrival::Arrive;
 pub use change::{ChangeMember, MEMBER_ATTRIBUTES_BYTES_MAX, MemberChange};
 pub(crate) use joining::void;
 pub use joining::{Admit, Inviter};

@@ -111,7 +111,8 @@ macro_rules! ids {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 match serializer.is_human_readable() {
                     true => serializer.collect_str(self),
-                    false => serializer.serialize_u128(self.0),
+                    // Transparent in bytes; the type's name is what a renaming knows it by.
+                    false => serializer.serialize_newtype_struct(stringify!($name), &self.0),
                 }
             }
         }

@@ -11,7 +11,7 @@ use billing::wallet::{
 };
 use serde::{Deserialize, Serialize};
 use supervision::{Address, Refusal};
-use types::{Amount, AppId, HoldId, PlainText, TransactionId, rfc3339};
+use types::{Amount, AppId, HoldId, PlainText, TransactionId, home_of, rfc3339};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -253,7 +253,8 @@ fn hold(text: &str) -> Result<HoldId, Refusal> {
 
 async fn wallet_view(app: &App, entered: &Entered) -> Result<Json<WalletView>, Problem> {
     entered.require(READ)?;
-    let (now, origin) = (app.system.clock().now(), app.origin(&entered.caller, entered.request));
+    let now = app.system.now_in(home_of(entered.caller.tenant));
+    let origin = app.origin(&entered.caller, entered.request);
     let wallets = app.system.directory::<Wallet>();
     let look = move |wallet: &Wallet| wallet.balance(now);
     let balance: Balance = wallets.look(&address(entered), origin, look).await?;

@@ -23,12 +23,15 @@ mod operator;
 mod operator_actors;
 mod operator_users;
 mod password;
+mod portability;
 mod probes;
 mod roles;
 mod sessions;
 mod signing_keys;
 mod tenants;
 mod users;
+
+pub(crate) use portability::parse_key as parse_export_key;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -68,6 +71,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(operator_actors::router())
         .merge(backups::router())
         .merge(erasure::router())
+        .merge(portability::router())
         .split_for_parts();
     openapi::declare_keys(&mut document);
     (router, document)

@@ -103,6 +103,9 @@ struct Settings {
     max_connections: u32,
     features: Map<String, Value>,
     parent_tenant_id: Option<String>,
+    /// Set by the server alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandbox: Option<bool>,
 }
 
 impl Default for Settings {
@@ -115,6 +118,7 @@ impl Default for Settings {
             max_connections: default_connections(),
             features: Map::new(),
             parent_tenant_id: None,
+            sandbox: None,
         }
     }
 }
@@ -156,6 +160,9 @@ struct TenantResponse {
     custom_pricing: Value,
     #[schema(value_type = Object)]
     ui_config: Value,
+    /// Only for a sandbox: `true`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandbox: Option<bool>,
 }
 
 /// A tenant's id as everybody sees it: a direct user's own has the user's.
@@ -183,6 +190,7 @@ impl From<Details> for TenantResponse {
             can_resell: false,
             custom_pricing: json!({}),
             ui_config: json!({}),
+            sandbox: settings.sandbox,
         }
     }
 }
@@ -275,6 +283,7 @@ async fn started(
         max_connections: body.max_connections,
         features: body.features,
         parent_tenant_id,
+        sandbox: None,
     };
     let settings = JsonBytes::of(&settings).map_err(|_| Refusal::crashed())?;
     let (owner, name) = (entered.user()?, body.name);

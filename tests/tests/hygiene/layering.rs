@@ -23,6 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["agents", "broker"],
     &["extensions"],
     &["market"],
+    &["portability"],
     &["gateway"],
     &["journeys", "benches"],
 ];

@@ -1,0 +1,66 @@
+//! A tenant whose records were told again here: its members' users have not heard of it yet.
+
+use supervision::{Command, Handle, Refusal, Turn};
+
+use types::JsonBytes;
+
+use super::{MemberSet, Tenant, TenantEvent, Updated, check_name, record_telling, with};
+
+/// Says of every member anew what they are, so that their users are told, and changes what is
+/// given.
+pub struct Arrive {
+    /// What it is called from now on; `None` leaves it.
+    pub name: Option<String>,
+    /// Settings that take the place of those of the same names, a JSON object.
+    pub settings: Option<JsonBytes>,
+}
+
+impl Command for Arrive {
+    const NAME: &'static str = "arrive";
+}
+
+impl Handle<Arrive> for Tenant {
+    type Reply = ();
+
+    fn handle(turn: &mut Turn<'_, Self>, command: Arrive) -> Result<(), Refusal> {
+        let details = turn.state().existing()?;
+        let (id, members) = (details.id, details.members.clone());
+        let name = command.name.unwrap_or_else(|| details.name.clone());
+        let settings = command.settings.map(|settings| with(&details.settings, &settings));
+        let settings = settings.unwrap_or_else(|| details.settings.clone());
+        if name != details.name || settings != details.settings {
+            check_name(&name)?;
+            turn.record(TenantEvent::Updated(Updated { name, settings }));
+        }
+        for (user, role) in members {
+            record_telling(turn, id, TenantEvent::MemberSet(MemberSet { user, role }));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use supervision::testkit::Given;
+    use types::{TenantId, UserId};
+
+    use super::*;
+    use crate::tenant::{Create, OWNER_ROLE};
+
+    #[test]
+    fn every_member_is_to_be_told_anew() {
+        let (name, owner_role) = ("Acme".to_owned(), OWNER_ROLE.to_owned());
+        let (id, owner) = (TenantId(5), UserId(5));
+        let create = Create { id, name, owner, owner_role, direct: true };
+        let given = Given::<Tenant>::nothing().when(create).then();
+        assert!(given.state().staff.untold.is_empty());
+        let settings: JsonBytes = serde_json::json!({"sandbox": true}).into();
+        let name = Some("Acme's copy".to_owned());
+        let given = given.when(Arrive { name, settings: Some(settings.clone()) }).then();
+        assert_eq!(given.state().staff.untold.keys().collect::<Vec<_>>(), [&UserId(5)]);
+        let details = given.state().details.as_ref().unwrap();
+        assert_eq!((details.name.as_str(), &details.settings), ("Acme's copy", &settings));
+        let nobody = Arrive { name: None, settings: None };
+        assert_eq!(Given::<Tenant>::nothing().when(nobody).refused().0, "not_found");
+    }
+}
