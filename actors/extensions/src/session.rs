@@ -36,6 +36,11 @@ use types::{
 
 use crate::ir::ActionType;
 
+mod started;
+pub use started::{
+    Completed, LoseRun, Lost, STARTED_MAX, STARTED_MS_MAX, StartRun, Started, StartedCall, Usage,
+};
+
 /// The family of the documents' rows.
 pub const DOCUMENT_FAMILY: &str = "document";
 /// Items of one batch.
@@ -178,6 +183,8 @@ struct Unsettled {
 /// An extension session.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ExtensionSession {
+    /// Runs that act outside the server.
+    started: BTreeMap<CallId, Started>,
     unsettled: BTreeMap<CallId, Unsettled>,
     /// Ids sort by age.
     remembered: BTreeMap<CallId, Timestamp>,
@@ -185,6 +192,8 @@ pub struct ExtensionSession {
     items: u64,
     failed: u64,
     charged: i64,
+    /// Tokens that completions have read and written.
+    tokens: [u64; 2],
 }
 
 /// A call or batch ran.
@@ -224,6 +233,12 @@ supervision::events! {
         Ran(Ran) = "ran", 1;
         /// It was paid for.
         Settled(Settled) = "settled", 1;
+        /// It is about to act outside the server.
+        Started(Started) = "started", 1;
+        /// What it did outside will not be known.
+        Lost(Lost) = "lost", 1;
+        /// What its completions have used.
+        Completed(Completed) = "completed", 1;
     }
 }
 
@@ -236,15 +251,15 @@ pub struct SettleRun {
 
 impl Entity for ExtensionSession {
     const KIND: &'static str = "extension_session";
+    const SNAPSHOT_VERSION: u16 = 2;
     type Event = SessionEvent;
     type Effect = SettleRun;
 
     fn apply(&mut self, event: &SessionEvent, at: Timestamp) {
         match event {
             SessionEvent::Ran(ran) => {
-                self.runs += 1;
-                self.items += ran.items.len() as u64;
-                self.failed += ran.items.iter().filter(|item| !item.succeeded).count() as u64;
+                self.started.remove(&ran.id);
+                self.count(&ran.items);
                 self.remember(ran.id, at);
                 if let Some(hold) = ran.hold {
                     let paid = ran.items.iter().filter(|item| item.succeeded);
@@ -262,6 +277,27 @@ impl Entity for ExtensionSession {
                 self.unsettled.remove(&settled.id);
                 self.charged = self.charged.saturating_add(settled.charged);
             }
+            SessionEvent::Started(started) => {
+                self.started.insert(started.id, started.clone());
+            }
+            SessionEvent::Lost(lost) => {
+                self.count(&lost.items);
+                self.remember(lost.id, at);
+                let started = self.started.remove(&lost.id);
+                if let Some((hold, started)) = started.and_then(|it| Some((it.hold?, it))) {
+                    let Scope { tenant, app, .. } = started.scope;
+                    let (share, items) = (started.share, Vec::new());
+                    let run = Unsettled { tenant, app, hold, share, items };
+                    self.unsettled.insert(lost.id, run);
+                }
+            }
+            SessionEvent::Completed(completed) => {
+                for usage in &completed.usage {
+                    let [read, written] = &mut self.tokens;
+                    *read = read.saturating_add(usage.prompt_tokens);
+                    *written = written.saturating_add(usage.completion_tokens);
+                }
+            }
         }
     }
 
@@ -276,12 +312,20 @@ impl Entity for ExtensionSession {
     }
 
     fn is_pending(&self) -> bool {
-        !self.unsettled.is_empty()
+        !self.unsettled.is_empty() || !self.started.is_empty()
     }
 
     fn resume(&self) -> Vec<SettleRun> {
         let settle = |(id, run): (&CallId, &Unsettled)| SettleRun { id: *id, run: run.clone() };
         self.unsettled.iter().map(settle).collect()
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        self.started.values().map(|started| started.until).min()
+    }
+
+    fn due(turn: &mut Turn<'_, Self>) {
+        started::lose_late(turn);
     }
 
     async fn perform(effect: SettleRun, context: EffectContext<Self>) {
@@ -294,6 +338,9 @@ impl Entity for ExtensionSession {
             "items": self.items,
             "failed": self.failed,
             "charged": self.charged,
+            "tokens_read": self.tokens[0],
+            "tokens_written": self.tokens[1],
+            "started": self.started.keys().collect::<Vec<_>>(),
             "unsettled": self.unsettled.keys().collect::<Vec<_>>(),
             "remembered": self.remembered.len(),
         })
@@ -301,6 +348,17 @@ impl Entity for ExtensionSession {
 }
 
 impl ExtensionSession {
+    /// Whether no further run can be settled for now.
+    fn is_full(&self) -> bool {
+        self.unsettled.len() >= UNSETTLED_MAX
+    }
+
+    fn count(&mut self, items: &[RanItem]) {
+        self.runs += 1;
+        self.items += items.len() as u64;
+        self.failed += items.iter().filter(|item| !item.succeeded).count() as u64;
+    }
+
     fn remember(&mut self, id: CallId, at: Timestamp) {
         self.remembered.insert(id, at);
         let is_over = |since: &Timestamp| since.plus_ms(RUNS_REMEMBERED_MS) <= at;
@@ -359,6 +417,10 @@ pub struct ApplyRun {
     pub ran: Ran,
     /// What it read.
     pub reads: Vec<ReadRow>,
+    /// What its completions have used.
+    pub usage: Vec<Usage>,
+    /// Whether it was started. One that was lost since is not applied (409, `run_lost`).
+    pub is_started: bool,
 }
 
 /// How an [`ApplyRun`] went.
@@ -383,15 +445,19 @@ impl Handle<ApplyRun> for ExtensionSession {
     }
 
     fn handle(turn: &mut Turn<'_, Self>, command: ApplyRun) -> Result<Applied, Refusal> {
-        let ApplyRun { ran, reads } = command;
+        let ApplyRun { ran, reads, usage, is_started } = command;
         let session = turn.state();
+        if is_started && !session.started.contains_key(&ran.id) {
+            let message = "this took too long: what it did outside is recorded as unknown";
+            return Err(Refusal::conflict("run_lost", message));
+        }
         if session.remembered.contains_key(&ran.id) {
             return Ok(Applied::Before);
         }
         if ran.items.len() > BATCH_ITEMS_MAX {
             return Err(Refusal::invalid("calls", format!("at most {BATCH_ITEMS_MAX} calls")));
         }
-        if ran.hold.is_some() && session.unsettled.len() >= UNSETTLED_MAX {
+        if ran.hold.is_some() && session.is_full() {
             return Err(Refusal::busy());
         }
         let found: HashMap<&[u8], u64> = turn
@@ -407,6 +473,9 @@ impl Handle<ApplyRun> for ExtensionSession {
         }
         let id = ran.id;
         turn.record(SessionEvent::Ran(ran));
+        if !usage.is_empty() {
+            turn.record(SessionEvent::Completed(Completed { id, usage }));
+        }
         let run = turn.state().unsettled.get(&id).cloned();
         if let Some(run) = run {
             turn.effect(SettleRun { id, run });
@@ -488,7 +557,7 @@ mod tests {
             hold: Some(HoldId(id)),
             share: SharePercent::new(70).unwrap(),
         };
-        ApplyRun { ran, reads: reads.to_vec() }
+        ApplyRun { ran, reads: reads.to_vec(), usage: Vec::new(), is_started: false }
     }
 
     #[test]

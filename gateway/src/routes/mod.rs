@@ -9,6 +9,7 @@ mod calls;
 mod console;
 mod developer;
 mod factors;
+mod hosts;
 mod import;
 mod invitation_page;
 mod keys;
@@ -46,6 +47,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(sessions::router())
         .merge(billing::router())
         .merge(developer::router())
+        .merge(hosts::router())
         .merge(calls::router())
         .merge(actions::router())
         .merge(operator::router())
