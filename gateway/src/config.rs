@@ -82,6 +82,27 @@ pub struct ServeArgs {
     /// Credits that the platform takes for each extension call
     #[arg(long, env = "BAILIWICK_CALL_PRICE", default_value_t = 1)]
     pub call_price: i64,
+    /// Ports of outgoing URLs beside 443, between commas: hosts of apps, models
+    #[arg(long, env = "BAILIWICK_EGRESS_PORTS", value_delimiter = ',', value_name = "PORTS")]
+    pub egress_ports: Vec<u16>,
+    /// How many seconds an app's own host has for its answer
+    #[arg(long, env = "BAILIWICK_HOST_TIMEOUT_S", default_value_t = 30,
+          value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub host_timeout_s: u64,
+    /// Where `ai.complete` is answered: the base of a chat completions interface, such as
+    /// https://api.example.com/v1; without it such steps fail with `ai_not_configured`
+    #[arg(long, env = "BAILIWICK_AI_URL")]
+    pub ai_url: Option<String>,
+    /// The model that is asked unless a step names one
+    #[arg(long, env = "BAILIWICK_AI_MODEL", default_value = "default")]
+    pub ai_model: String,
+    /// The key for it
+    #[arg(long, env = "BAILIWICK_AI_KEY", hide_env_values = true)]
+    #[serde(skip)]
+    pub ai_key: Option<Hidden>,
+    /// A file whose first line is that key
+    #[arg(long, env = "BAILIWICK_AI_KEY_FILE", conflicts_with = "ai_key")]
+    pub ai_key_file: Option<PathBuf>,
     /// How browsers reach this server: links in mails begin with it, and passkeys are bound to it;
     /// without it, where it listens, and for passkeys `localhost`
     #[arg(long, env = "BAILIWICK_PUBLIC_URL")]
@@ -219,6 +240,11 @@ impl ServeArgs {
             signing_key_days,
             login_address_rate,
             call_price,
+            egress_ports,
+            host_timeout_s,
+            ai_url,
+            ai_model,
+            ai_key_file,
             operator_email,
             public_url,
             mail_from,

@@ -14,6 +14,7 @@ pub mod config;
 pub mod connection;
 pub mod console;
 pub mod demo;
+pub mod egress;
 pub mod extract;
 pub mod front;
 pub mod keys;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
+use extensions::Outside;
 use identity::mail::PostOffice;
 use parking_lot::RwLock;
 use prometheus_client::encoding::text::encode;
@@ -115,7 +116,11 @@ impl Metrics {
     }
 
     /// The text of `/metrics`.
-    pub fn render(&self, system: &System) -> Result<String, std::fmt::Error> {
+    pub fn render(
+        &self,
+        system: &System,
+        outside: Option<&Arc<Outside>>,
+    ) -> Result<String, std::fmt::Error> {
         let mut registry = Registry::with_prefix("bailiwick");
         registry.register("http_requests", "Requests answered", self.by_route());
         let (help, took) = ("How long requests took", Durations(self.took.0.clone()));
@@ -123,6 +128,7 @@ impl Metrics {
         register_journal(&mut registry, system);
         register_kinds(&mut registry, system);
         register_mail(&mut registry, system);
+        outside.inspect(|outside| register_outside(&mut registry, outside));
         let mut text = String::new();
         encode(&mut text, &registry)?;
         Ok(text)
@@ -165,6 +171,30 @@ fn register_mail(registry: &mut Registry, system: &System) {
     let waiting = Figure::default();
     waiting.set(figures.waiting as i64);
     mail.register("waiting", "Mails that wait to be taken", waiting);
+}
+
+fn register_outside(registry: &mut Registry, outside: &Outside) {
+    let (figures, [read, written]) = outside.figures();
+    let hosts = registry.sub_registry_with_prefix("hosts");
+    let total = |registry: &mut Registry, name: &str, help: &str, value: u64| {
+        let counter = Total::default();
+        counter.inc_by(value);
+        registry.register(name, help, counter);
+    };
+    total(hosts, "answered", "Calls that hosts of apps answered", figures.answered);
+    total(hosts, "failures", "Calls that hosts of apps failed", figures.failed);
+    total(hosts, "unknown", "Calls of hosts whose outcome is unknown", figures.unknown);
+    total(hosts, "refused", "Calls that were not sent to hosts", figures.refused);
+    let mut now = |name: &str, help: &str, value: usize| {
+        let figure = Figure::default();
+        figure.set(i64::try_from(value).unwrap_or(i64::MAX));
+        hosts.register(name, help, figure);
+    };
+    now("under_way", "Calls that hosts are carrying out", figures.under_way);
+    now("circuits_open", "Apps whose host is not called for now", figures.circuits_open);
+    let model = registry.sub_registry_with_prefix("model");
+    total(model, "tokens_read", "Tokens of prompts", read);
+    total(model, "tokens_written", "Tokens of completions", written);
 }
 
 fn register_kinds(registry: &mut Registry, system: &System) {

@@ -193,7 +193,7 @@ pub(crate) fn open_system(args: &FolderArgs) -> Result<OpenSystem, OfflineError>
     let serve = ServeArgs { data_dir: args.data_dir.clone(), ..ServeArgs::default() };
     let identity = new_identity(&serve, &master)?;
     let builder = System::builder(SystemOptions::new(journal));
-    let system = build(&serve, builder, &identity).system;
+    let system = build(&serve, builder, &identity, &master)?.system;
     Ok(OpenSystem { system, _lock })
 }
 

@@ -9,6 +9,11 @@ use std::time::{Duration, Instant};
 
 use activity::operator_act::{self, Noted};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
+use extensions::Outside;
+use extensions::completion::Completions;
+use extensions::hosts::Hosts;
+use extensions::outgoing::Outgoing;
+use extensions::signing::HostKeys;
 use identity::claim::ClaimKey;
 use identity::operator::Bootstrap;
 use identity::passkey::Site;
@@ -27,11 +32,13 @@ use supervision::system::SystemBuilder;
 use supervision::{Home, Refusal, System, SystemOptions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use crate::admission::Admission;
 use crate::app::{App, Parts};
 use crate::authenticate::ServiceToken;
 use crate::config::{Hidden, ServeArgs};
+use crate::egress::{Egress, Rules};
 use crate::front::Front;
 use crate::mail::{self, MailError};
 use crate::metrics::Metrics;
@@ -93,6 +100,9 @@ pub enum StartError {
     /// Mail cannot be sent as the settings say.
     #[error(transparent)]
     Mail(#[from] MailError),
+    /// Prompts cannot be completed as the settings say.
+    #[error("--ai-url or its key cannot be used: {0}")]
+    Model(String),
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -110,7 +120,7 @@ impl StartError {
             Self::Open(OpenError::Folder { .. } | OpenError::LowSpace { .. }) => 73,
             Self::Open(_) | Self::Keys(_) | Self::Engine(_) => 78,
             Self::MasterKey | Self::MasterKeyMissing(_) => 78,
-            Self::Mail(_) | Self::PublicUrl(_) | Self::Tls(_) => 78,
+            Self::Mail(_) | Self::PublicUrl(_) | Self::Tls(_) | Self::Model(_) => 78,
             Self::Read(_) => 74,
             Self::Refused(_) | Self::Hasher(_) | Self::Supervisor(_) => 70,
         }
@@ -255,7 +265,7 @@ pub async fn start(args: &ServeArgs) -> Result<Running, StartError> {
     let identity = new_identity(args, &master)?;
     let journal = open_journal(args, &master)?;
     let builder = System::builder(SystemOptions::new(journal)).port(post_office);
-    let built = build(args, builder, &identity);
+    let built = build(args, builder, &identity, &master)?;
     run(args, Opened { listener, address, tls, fresh, lock, master, identity }, built).await
 }
 
@@ -278,15 +288,51 @@ pub(crate) struct Built {
     portability: Arc<Portability>,
 }
 
-pub(crate) fn build(args: &ServeArgs, builder: SystemBuilder, identity: &Arc<Identity>) -> Built {
+/// Who is outside: the apps' own hosts, and the model, if there is one.
+fn outside(args: &ServeArgs, master: &MasterKey) -> Result<Arc<Outside>, StartError> {
+    let rules = Rules { private: args.dev, ports: args.egress_ports.clone() };
+    let egress: Arc<dyn Outgoing> = Arc::new(Egress::new(rules));
+    let keys = HostKeys::new(&*master.derive("app host keys")?);
+    let time_max = Duration::from_secs(args.host_timeout_s);
+    let completions = match &args.ai_url {
+        None => None,
+        Some(url) => {
+            egress.check(url).map_err(StartError::Model)?;
+            let key = ai_key(args)?;
+            Some(Completions::new(egress.clone(), url, key, args.ai_model.clone()))
+        }
+    };
+    Ok(Arc::new(Outside { hosts: Hosts::new(egress, keys, time_max), completions }))
+}
+
+fn ai_key(args: &ServeArgs) -> Result<Option<Zeroizing<String>>, StartError> {
+    if let Some(key) = &args.ai_key {
+        return Ok(Some(Zeroizing::new(key.0.clone())));
+    }
+    let Some(path) = &args.ai_key_file else { return Ok(None) };
+    let unread = |error| StartError::Model(format!("{}: {error}", path.display()));
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(unread)?);
+    let line = text.lines().next().unwrap_or_default().trim();
+    Ok(Some(Zeroizing::new(line.to_owned())))
+}
+
+pub(crate) fn build(
+    args: &ServeArgs,
+    builder: SystemBuilder,
+    identity: &Arc<Identity>,
+    master: &MasterKey,
+) -> Result<Built, StartError> {
     let builder = identity::register(builder, identity);
     let builder = control::register(billing::register(activity::register(builder)));
     let apps = extensions::Apps::new();
+    let outside = outside(args, master)?;
     let settings = extensions::Settings {
         platform_price_per_call: args.call_price,
+        outside: Some(outside.clone()),
         ..extensions::Settings::default()
     };
-    let built_in: Vec<Arc<dyn extensions::BuiltIn>> = vec![DeveloperApp::new(apps.clone())];
+    let built_in: Vec<Arc<dyn extensions::BuiltIn>> =
+        vec![DeveloperApp::hosting(apps.clone(), Some(outside))];
     let extensions = extensions::Extensions::new(settings, apps.clone(), built_in);
     let farewells: Vec<Arc<dyn identity::erasure::Farewell>> = vec![
         Arc::new(billing::farewell::BillingFarewell),
@@ -297,7 +343,7 @@ pub(crate) fn build(args: &ServeArgs, builder: SystemBuilder, identity: &Arc<Ide
     let market = Market::new(apps);
     let builder = market::register(extensions::register(builder));
     let system = portability::register(builder, &portability).start();
-    Built { system, extensions, market, portability }
+    Ok(Built { system, extensions, market, portability })
 }
 
 /// Lets what was built serve.

@@ -42,6 +42,9 @@ mod wallets;
 #[path = "journeys/apps.rs"]
 mod apps;
 
+#[path = "journeys/hosts.rs"]
+mod hosts;
+
 #[path = "journeys/repetition.rs"]
 mod repetition;
 

@@ -20,6 +20,12 @@ use types::{AppId, JsonBytes, SharePercent, TenantId, UserId, home_of, owner_of_
 
 use crate::pricing::{Prices, PricingModel};
 
+mod host;
+pub use host::{
+    HOST_URL_BYTES_MAX, Host, HostKey, HostKeyMade, HostReply, HostSet, KEY_OVERLAP_MS,
+    KEY_OVERLAP_MS_MAX, KEYS_MAX, RotateHostKey, SetHost,
+};
+
 /// How many older versions are remembered by their digests.
 pub const VERSIONS_MAX: usize = 50;
 /// Bytes of an envelope's JSON text.
@@ -127,6 +133,8 @@ pub struct Details {
     pub created_at: Timestamp,
     /// The last change.
     pub updated_at: Timestamp,
+    /// Its own host.
+    pub host: Host,
 }
 
 impl Details {
@@ -214,11 +222,16 @@ supervision::events! {
         Updated(Updated) = "updated", 1;
         /// Another state.
         StatusSet(StatusSet) = "status_set", 1;
+        /// Another host.
+        HostSet(HostSet) = "host_set", 1;
+        /// Another key for requests to it.
+        HostKeyMade(HostKeyMade) = "host_key_made", 1;
     }
 }
 
 impl Entity for App {
     const KIND: &'static str = "app";
+    const SNAPSHOT_VERSION: u16 = 2;
     type Event = AppEvent;
     type Effect = NoEffect;
 
@@ -235,6 +248,7 @@ impl Entity for App {
                 ir: None,
                 created_at: at,
                 updated_at: at,
+                host: Host::default(),
             });
         }
         let Some(app) = &mut self.details else { return };
@@ -257,6 +271,8 @@ impl Entity for App {
                 app.reject_reason = set.reason.clone().filter(|_| rejected);
                 app.status = set.status;
             }
+            AppEvent::HostSet(set) => app.host.set(set),
+            AppEvent::HostKeyMade(made) => app.host.add_key(made, at),
         }
     }
 
@@ -272,6 +288,8 @@ impl Entity for App {
             "pricing_model": app.listing.pricing_model,
             "pricing_config": app.listing.pricing_config,
             "revenue_split_dev": app.listing.revenue_split_dev,
+            "host_url": app.host.url,
+            "host_keys": app.host.keys,
         })
     }
 }

@@ -41,6 +41,14 @@ fn samples() -> Vec<AppEvent> {
             status: Status::Suspended,
             reason: Some("a complaint".to_owned()),
         }),
+        AppEvent::HostSet(HostSet {
+            url: Some("https://shelf.example/call".to_owned()),
+            digest: Some([9; 32]),
+        }),
+        AppEvent::HostKeyMade(HostKeyMade {
+            number: 1,
+            older_ends_at: Timestamp(1_767_225_600_000),
+        }),
     ]
 }
 

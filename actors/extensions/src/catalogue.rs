@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use control::app::{App, Status};
+use control::app::{App, Host, Status};
 use control::pricing::Prices;
 use parking_lot::Mutex;
 use persistence::Generations;
@@ -39,6 +39,8 @@ pub struct CompiledApp {
     pub prices: Prices,
     /// The developer's share of the price.
     pub share: SharePercent,
+    /// Its own host.
+    pub host: Host,
 }
 
 impl CompiledApp {
@@ -143,6 +145,7 @@ fn compile(details: control::app::Details) -> Result<CompiledApp, Refusal> {
         status: details.status,
         prices,
         share: details.listing.revenue_split_dev,
+        host: details.host,
         id: details.id,
     })
 }

@@ -7,10 +7,11 @@ use crate::session::{Action, RanItem, SessionEvent};
 
 /// Reads the actions out of a session's event; none when it does not decode or tells of none.
 pub fn describe(event: &str, version: u16, bytes: &[u8]) -> Vec<ActionItem> {
-    let Ok(SessionEvent::Ran(ran)) = SessionEvent::decode(event, version, bytes) else {
-        return Vec::new();
+    let (app, items) = match SessionEvent::decode(event, version, bytes) {
+        Ok(SessionEvent::Ran(ran)) => (ran.scope.app, ran.items),
+        Ok(SessionEvent::Lost(lost)) => (lost.scope.app, lost.items),
+        _ => return Vec::new(),
     };
-    let app = ran.scope.app;
     let item = |item: RanItem| ActionItem {
         app_id: Some(app.to_string()),
         tool_name: item.function,
@@ -24,5 +25,5 @@ pub fn describe(event: &str, version: u16, bytes: &[u8]) -> Vec<ActionItem> {
         error: item.error_code,
         index: item.index,
     };
-    ran.items.into_iter().map(item).collect()
+    items.into_iter().map(item).collect()
 }

@@ -1,12 +1,15 @@
-//! Running the calls of one batch, one after the other, over one view of the documents.
+//! Running the calls of one batch, one after the other, over one view of the documents: the
+//! declarative runner.
 //!
-//! Blocking and without I/O but for reading rows: meant for a thread that may block. A call that
-//! fails changes nothing, costs nothing and does not stop the others.
+//! Blocking and without I/O but for reading rows: meant for a thread that may block. Where a step
+//! asks for something outside (another app's function, the app's own host, a completion) the run
+//! is handed back as it stands, and goes on when it is answered: nothing blocks meanwhile. A call
+//! that fails changes nothing, costs nothing and does not stop the others.
 //!
 //! Deliberate limits
-//! - A step that leaves the app (another app's function, its own host, a completion) fails with
-//!   `not_available`.
-//! - Calls run one after the other, so that each sees what those before it wrote.
+//! - Calls run one after the other, so that each sees what those before it wrote. Those that the
+//!   app's own host carries out have run before, side by side: they see no documents.
+//! - Time counts while a call runs, not while it waits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +19,8 @@ use supervision::Timestamp;
 
 use crate::answer::CallAnswer;
 use crate::catalogue::CompiledApp;
-use crate::ir::{self, Callable, Host, Input, Limits, Outcome, Reason, RunError};
+use crate::hosts::{HostAnswer, OUTCOME_UNKNOWN};
+use crate::ir::{self, Callable, Input, Limits, Outcome, Reason, RunError};
 use crate::runtime::Call;
 use crate::session::{Action, DocumentWrite, FUNCTION_CHARACTERS_MAX, RanItem, ReadRow, Scope};
 use crate::view::{Rows, View};
@@ -44,7 +48,16 @@ pub struct Job<R> {
     pub run_time_max: Duration,
     /// The present.
     pub now: Timestamp,
+    /// What hosts have answered to the calls that are theirs, and how long they took.
+    pub answered: Answered,
+    /// How many calls led here.
+    pub call_depth: usize,
+    /// The apps through which they led.
+    pub apps_above: Arc<[String]>,
 }
+
+/// By the place of a call: what its host has answered.
+pub type Answered = Arc<[Option<(CallAnswer, Duration)>]>;
 
 /// What came of it.
 pub struct Executed {
@@ -58,45 +71,157 @@ pub struct Executed {
     pub writes: Vec<DocumentWrite>,
 }
 
+/// A batch that runs, or waits for an answer.
+pub struct Execution<R> {
+    app: Arc<CompiledApp>,
+    ir: Arc<ir::App>,
+    calls: Arc<Vec<Call>>,
+    answered: Answered,
+    fee: i64,
+    run_time_max: Duration,
+    input: Input,
+    view: View<R>,
+    /// How long it has run.
+    ran_for: Duration,
+    asking: Option<Asking>,
+    items: Vec<RanItem>,
+    answers: Vec<CallAnswer>,
+}
+
+/// A call that waits for an answer.
+struct Asking {
+    waiting: Box<ir::Waiting>,
+    timing: Timing,
+}
+
+/// When a call began, and how long it has run.
+#[derive(Clone, Copy)]
+struct Timing {
+    started: Instant,
+    ran_for: Duration,
+}
+
+/// How far a batch came.
+pub enum Progress<R> {
+    /// To its end.
+    Done(Executed),
+    /// The call at this place asks for something.
+    Asks(Box<Execution<R>>, u32, ir::Request),
+}
+
 impl<R: Rows> Job<R> {
-    /// Runs it.
-    pub fn execute(self) -> Executed {
-        let Self { app, ir, calls, scope, rows, scopes, fee, run_time_max, now } = self;
-        let user = json!({"id": scope.user, "imperal_id": scope.user, "tenant_id": scope.tenant});
-        let tenant = json!({"id": scope.tenant, "tenant_id": scope.tenant});
+    /// Ready to run.
+    pub fn begin(self) -> Box<Execution<R>> {
+        let Self { app, ir, calls, scope, rows, scopes, fee, run_time_max, now, .. } = self;
+        let (user, tenant) = bindings(&scope);
         let input = Input {
             user: Arc::new(user),
             tenant: Arc::new(tenant),
             scopes,
+            call_depth: self.call_depth,
+            apps_above: self.apps_above,
             ..Input::new(Value::Null)
         };
-        let mut view = View::new(rows, scope, now);
-        let (mut items, mut answers) = (Vec::new(), Vec::new());
-        let batch_started = Instant::now();
-        for (index, call) in calls.iter().enumerate() {
-            let started = Instant::now();
-            let deadline = (started + run_time_max).min(batch_started + BATCH_TIME_MAX);
-            let expired = || Instant::now() >= deadline;
-            let input = Input { params: call.params.clone(), ..input.clone() };
-            let parts: (&mut dyn ir::Documents, &mut dyn Host) = (&mut view, &mut Nobody);
-            let outcome = ir::run(&ir, &call.function, input, Limits::default(), parts, &expired);
-            let answer = answer(&ir, &call.function, outcome);
-            if answer.is_success() {
-                view.keep_item();
-            } else {
-                view.drop_item();
-            }
-            let (price, fee) = match answer.is_success() {
-                true => (app.prices.of(&call.function), fee),
-                false => (0, 0),
-            };
-            let action = action_of(&ir, &call.function);
-            let index = u32::try_from(index).unwrap_or(u32::MAX);
-            items.push(ran_item(index, call, action, &answer, [price, fee], started));
-            answers.push(answer);
+        Box::new(Execution {
+            app,
+            ir,
+            calls,
+            answered: self.answered,
+            fee,
+            run_time_max,
+            input,
+            view: View::new(rows, scope, now),
+            ran_for: Duration::ZERO,
+            asking: None,
+            items: Vec::new(),
+            answers: Vec::new(),
+        })
+    }
+}
+
+/// The user and the tenant, as functions see them.
+pub(crate) fn bindings(scope: &Scope) -> (Value, Value) {
+    let user = json!({"id": scope.user, "imperal_id": scope.user, "tenant_id": scope.tenant});
+    (user, json!({"id": scope.tenant, "tenant_id": scope.tenant}))
+}
+
+impl<R: Rows> Execution<R> {
+    /// Runs on, with the answer to what it asked.
+    pub fn go_on(mut self: Box<Self>, answer: Option<Result<Value, Reason>>) -> Progress<R> {
+        let mut going_on = None;
+        if let (Some(Asking { waiting, timing }), Some(answer)) = (self.asking.take(), answer) {
+            going_on = Some((waiting.answer(answer), timing));
         }
-        let (reads, writes) = view.finish();
-        Executed { items, answers, reads, writes }
+        loop {
+            let (run, timing) = match going_on.take() {
+                Some(it) => it,
+                None => match self.next() {
+                    Some(it) => it,
+                    None => return Progress::Done(self.finish()),
+                },
+            };
+            let segment = Instant::now();
+            let of_call = self.run_time_max.saturating_sub(timing.ran_for);
+            let deadline = segment + of_call.min(BATCH_TIME_MAX.saturating_sub(self.ran_for));
+            let expired = || Instant::now() >= deadline;
+            let progress = run.and_then(|run| run.advance(&mut self.view, &expired));
+            let took = segment.elapsed();
+            self.ran_for += took;
+            let outcome = match progress {
+                Ok(ir::Progress::Asks(waiting)) => {
+                    let (index, request) = (self.index(), waiting.request.clone());
+                    let timing = Timing { ran_for: timing.ran_for + took, ..timing };
+                    self.asking = Some(Asking { waiting, timing });
+                    return Progress::Asks(self, index, request);
+                }
+                Ok(ir::Progress::Done(outcome)) => Ok(outcome),
+                Err(error) => Err(error),
+            };
+            let function = &self.calls[self.items.len()].function;
+            let answer = answer_of(&self.ir, function, outcome);
+            self.end_call(answer, timing.started.elapsed());
+        }
+    }
+
+    /// The next call that runs here; those that a host has answered are ended on the way.
+    fn next(&mut self) -> Option<(Result<ir::Run, RunError>, Timing)> {
+        loop {
+            let position = self.items.len();
+            let call = self.calls.get(position)?;
+            if let Some((answer, took)) = self.answered.get(position).cloned().flatten() {
+                self.end_call(answer, took);
+                continue;
+            }
+            let input = Input { params: call.params.clone(), ..self.input.clone() };
+            let run = ir::Run::start(&self.ir, &call.function, input, Limits::default());
+            let timing = Timing { started: Instant::now(), ran_for: Duration::ZERO };
+            return Some((run, timing));
+        }
+    }
+
+    fn index(&self) -> u32 {
+        u32::try_from(self.items.len()).unwrap_or(u32::MAX)
+    }
+
+    fn end_call(&mut self, answer: CallAnswer, took: Duration) {
+        if answer.is_success() {
+            self.view.keep_item();
+        } else {
+            self.view.drop_item();
+        }
+        let call = &self.calls[self.items.len()];
+        let (price, fee) = match answer.is_success() {
+            true => (self.app.prices.of(&call.function), self.fee),
+            false => (0, 0),
+        };
+        let action = action_of(&self.ir, &call.function);
+        self.items.push(ran_item(self.index(), call, action, &answer, [price, fee], took));
+        self.answers.push(answer);
+    }
+
+    fn finish(self) -> Executed {
+        let (reads, writes) = self.view.finish();
+        Executed { items: self.items, answers: self.answers, reads, writes }
     }
 }
 
@@ -107,56 +232,70 @@ pub(crate) fn ran_item(
     action: Action,
     answer: &CallAnswer,
     [price, fee]: [i64; 2],
-    started: Instant,
+    took: Duration,
 ) -> RanItem {
     RanItem {
         index,
-        function: call.function.chars().take(FUNCTION_CHARACTERS_MAX).collect(),
+        function: shortened(&call.function),
         action,
         succeeded: answer.is_success(),
         price,
         fee,
         error_code: answer.error_code.clone(),
-        duration_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     }
 }
 
+/// A function's name as records keep it.
+pub(crate) fn shortened(function: &str) -> String {
+    function.chars().take(FUNCTION_CHARACTERS_MAX).collect()
+}
+
 /// What a function may change; what is not known changes nothing.
-fn action_of(ir: &ir::App, function: &str) -> Action {
+pub(crate) fn action_of(ir: &ir::App, function: &str) -> Action {
     match ir.callable(function) {
         Some(Callable::Function(function)) => function.action_type.into(),
         Some(Callable::Panel(_)) | None => Action::Read,
     }
 }
 
-fn answer(ir: &ir::App, function: &str, outcome: Result<Outcome, RunError>) -> CallAnswer {
+/// Codes of refused steps that are told as they are: clients act on them.
+const CODES_TOLD: [&str; 4] =
+    ["not_available", "ai_not_configured", "documents_changed", OUTCOME_UNKNOWN];
+
+fn answer_of(ir: &ir::App, function: &str, outcome: Result<Outcome, RunError>) -> CallAnswer {
     let Outcome { result, directives, .. } = match outcome {
         Ok(outcome) => outcome,
         Err(RunError::NotDeclarative(_)) => {
             let message = format!("{function} is carried out by a host, which is not available");
             return CallAnswer::error("not_available", message);
         }
-        Err(RunError::StepFailed { ref reason, .. }) if reason.code == "not_available" => {
-            return CallAnswer::error("not_available", reason.message.clone());
+        Err(RunError::StepFailed { ref reason, .. })
+            if CODES_TOLD.contains(&reason.code.as_ref()) =>
+        {
+            return CallAnswer::error(&reason.code, reason.message.clone());
         }
         Err(error) => return CallAnswer::error(error.code(), error.to_string()),
     };
+    shown(ir, function, result, directives)
+}
+
+/// What a host's answer is to a caller.
+pub(crate) fn host_answer(
+    ir: &ir::App,
+    function: &str,
+    outcome: Result<HostAnswer, Reason>,
+) -> CallAnswer {
+    match outcome {
+        Ok(HostAnswer { result, directives }) => shown(ir, function, result, directives),
+        Err(reason) => CallAnswer::error(&reason.code, reason.message),
+    }
+}
+
+fn shown(ir: &ir::App, function: &str, result: Value, directives: Vec<Value>) -> CallAnswer {
     match ir.callable(function) {
         Some(Callable::Panel(_)) => CallAnswer::success(Value::Null).with_ui(result),
         _ if directives.is_empty() => CallAnswer::success(result),
         _ => CallAnswer::success(result).with_ui(json!({ "directives": directives })),
-    }
-}
-
-/// Answers nothing that leaves the app.
-struct Nobody;
-
-impl Host for Nobody {
-    fn answer(&mut self, request: &ir::Request) -> Result<Value, Reason> {
-        let what = match request {
-            ir::Request::Call { app_id, function, .. } => format!("{app_id}.{function}"),
-            ir::Request::Complete { .. } => "ai.complete".to_owned(),
-        };
-        Err(Reason::new("not_available", format!("{what} is not available here")))
     }
 }

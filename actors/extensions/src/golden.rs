@@ -35,17 +35,17 @@ fn item(index: u32, action: Action, error_code: Option<&str>) -> RanItem {
     }
 }
 
+fn scope() -> Scope {
+    Scope { tenant: TenantId(7), user: UserId(8), app: AppId::new("shelf").unwrap() }
+}
+
 fn samples() -> Vec<SessionEvent> {
     let id = CallId(0x0190_1234_5678_7abc_8def_0123_4567_89ab);
     let write = |id, document| DocumentWrite { kind: "book".to_owned(), id, document };
     vec![
         SessionEvent::Ran(Ran {
             id,
-            scope: Scope {
-                tenant: TenantId(7),
-                user: UserId(8),
-                app: AppId::new("shelf").unwrap(),
-            },
+            scope: scope(),
             app_version: "1.0.0".to_owned(),
             items: vec![
                 item(0, Action::Read, None),
@@ -58,6 +58,34 @@ fn samples() -> Vec<SessionEvent> {
         }),
         SessionEvent::Settled(Settled { id, charged: 0, refused: Some("hold_expired".to_owned()) }),
         SessionEvent::Retried(supervision::Retried {}),
+        SessionEvent::Started(Started {
+            id,
+            scope: scope(),
+            app_version: "1.0.0".to_owned(),
+            calls: vec![StartedCall {
+                index: 0,
+                function: "add_book".to_owned(),
+                action: Action::Write,
+            }],
+            hold: Some(HoldId(9)),
+            share: SharePercent::new(70).unwrap(),
+            until: Timestamp(1_767_225_780_000),
+        }),
+        SessionEvent::Lost(Lost {
+            id,
+            scope: scope(),
+            app_version: "1.0.0".to_owned(),
+            items: vec![item(0, Action::Write, Some("outcome_unknown"))],
+        }),
+        SessionEvent::Completed(Completed {
+            id,
+            usage: vec![Usage {
+                index: 0,
+                model: "small".to_owned(),
+                prompt_tokens: 12,
+                completion_tokens: 34,
+            }],
+        }),
     ]
 }
 
@@ -70,7 +98,10 @@ fn every_event_is_stored_as_it_always_was() {
 fn rows_and_states_are_stored_as_they_always_were() {
     golden().check("rows/document", &codec::encode(&document()).unwrap());
     let mut session = ExtensionSession::default();
-    session.apply(&samples()[0], Timestamp(1_767_225_600_000));
+    for sample in [2, 0, 4] {
+        session.apply(&samples()[sample], Timestamp(1_767_225_600_000));
+    }
+    session.apply(&samples()[2], Timestamp(1_767_225_600_000));
     golden().check_state(&session);
 }
 
@@ -80,6 +111,8 @@ fn each_call_of_a_run_is_an_action() {
     let actions = crate::describe("ran", 1, &event.encode().unwrap());
     let told: Vec<_> = actions.iter().map(|it| (it.index, it.price, it.error.clone())).collect();
     assert_eq!(told, [(0, 3, None), (1, 0, Some("step_failed".to_owned())), (2, 3, None)]);
+    let lost = crate::describe("lost", 1, &samples()[3].encode().unwrap());
+    assert_eq!(lost[0].error.as_deref(), Some("outcome_unknown"));
     assert!(crate::describe("settled", 1, &samples()[1].encode().unwrap()).is_empty());
     assert!(crate::describe("ran", 9, &[]).is_empty());
 }

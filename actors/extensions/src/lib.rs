@@ -2,19 +2,29 @@
 //!
 //! Reading order, which is the way of a call: [`runtime`] authorises and pays, [`catalogue`] knows
 //! the app, [`execute`] runs it over a [`view`] of the documents, [`session`] takes in what came of
-//! it, [`answer`] is what the caller gets. [`built_in`] is for apps that are part of the server;
+//! it, [`answer`] is what the caller gets. What leaves the server goes through [`outside`]: to the
+//! apps' own [`hosts`] ([`signing`], [`places`], [`breaker`]) and for a [`completion`], all of it
+//! over the port [`outgoing`]. [`built_in`] is for apps that are part of the server;
 //! [`ir`] is the format that all others are written in.
 
 pub mod answer;
+pub mod breaker;
 pub mod built_in;
 pub mod catalogue;
+pub mod completion;
 pub mod execute;
+pub mod hosts;
 pub mod ir;
+pub mod outgoing;
+pub mod outside;
+pub mod places;
 pub mod runtime;
 pub mod session;
+pub mod signing;
 pub mod view;
 
 mod describe;
+mod hold;
 
 #[cfg(test)]
 mod golden;
@@ -27,6 +37,7 @@ pub use answer::CallAnswer;
 pub use built_in::{BuiltIn, BuiltInCall};
 pub use catalogue::{Apps, CompiledApp};
 pub use describe::describe;
+pub use outside::Outside;
 pub use runtime::{Call, Extensions, Quote, Request, Settings};
 
 /// Registers this crate's kinds.

@@ -7,37 +7,37 @@
 //! - A run whose documents changed under it is run again, alone with that session in this process,
 //!   at most [`ATTEMPTS_MAX`] times in all, under the same hold.
 //! - With an idempotency key the outcome is recorded together with what was done.
+//! - What may act outside the server goes on when its caller goes away: see [`crate::outside`].
 //!
 //! Deliberate limits
-//! - No confirmations, no calls between apps, no app hosts yet.
+//! - No confirmations yet.
 //! - What a caller may not call refuses the whole batch: nothing of it runs.
-//! - The hold lives [`HOLD_TTL_MS`], so that a process that dies between hold and record gives the
-//!   money back by itself.
+//! - The hold lives [`HOLD_TTL_MS`](crate::hold::HOLD_TTL_MS), so that a process that dies between
+//!   hold and record gives the money back by itself.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use billing::wallet::{PlaceHold, Release, Wallet, wallet_address};
 use serde::Serialize;
 use serde_json::Value;
 use supervision::idempotency::Ticketed;
 use supervision::{Address, Begin, Class, IdempotencyKey, Origin, Refusal, System};
 use tokio::sync::{RwLock, Semaphore};
-use types::{Amount, AppId, CallId, Caller, HoldId, SharePercent, TenantId, UserId, home_of};
+use types::{AppId, CallId, Caller, HoldId, SharePercent, TenantId, UserId, home_of};
 
 use crate::answer::{CallAnswer, Trace};
 use crate::built_in::{BuiltIn, BuiltInCall};
 use crate::catalogue::{Apps, CompiledApp};
-use crate::execute::{Executed, Job, ran_item};
+use crate::execute::{Executed, Job, Progress, ran_item};
+use crate::hold::{HOLD_OUTSIDE_TTL_MS, HOLD_TTL_MS, Hold};
 use crate::ir::{self, ActionType};
+use crate::outside::{Acts, Nesting, Outside};
 use crate::session::{
     Action, ApplyRun, BATCH_ITEMS_MAX, DOCUMENTS_CHANGED, DocumentWrite, ExtensionSession, NOBODY,
     Ran, RanItem, Scope,
 };
 use crate::view::SystemRows;
 
-/// How long the money for a run is held at most, in milliseconds.
-pub const HOLD_TTL_MS: i64 = 120_000;
 /// How often a run is tried whose documents change under it.
 pub const ATTEMPTS_MAX: u32 = 4;
 /// How long a run waits for its turn before it is refused as busy.
@@ -54,6 +54,8 @@ pub struct Settings {
     pub run_time_max: Duration,
     /// How many calls or batches run at once.
     pub runs_at_once: usize,
+    /// Who is outside; without it no call leaves the server.
+    pub outside: Option<Arc<Outside>>,
 }
 
 impl Default for Settings {
@@ -63,6 +65,7 @@ impl Default for Settings {
             platform_price_per_call: 1,
             run_time_max: Duration::from_secs(2),
             runs_at_once: cores,
+            outside: None,
         }
     }
 }
@@ -114,6 +117,7 @@ pub struct QuotedCall {
 
 /// The runtime. A port.
 pub struct Extensions {
+    me: Weak<Self>,
     settings: Settings,
     apps: Arc<Apps>,
     built_in: Vec<Arc<dyn BuiltIn>>,
@@ -126,12 +130,17 @@ impl Extensions {
     pub fn new(settings: Settings, apps: Arc<Apps>, built_in: Vec<Arc<dyn BuiltIn>>) -> Arc<Self> {
         let runs = Arc::new(Semaphore::new(settings.runs_at_once.max(1)));
         let lanes = std::iter::repeat_with(RwLock::default).take(LANES).collect();
-        Arc::new(Self { settings, apps, built_in, runs, lanes })
+        Arc::new_cyclic(|me| Self { me: me.clone(), settings, apps, built_in, runs, lanes })
     }
 
     /// The catalogue.
     pub fn apps(&self) -> &Arc<Apps> {
         &self.apps
+    }
+
+    /// Who is outside.
+    pub fn outside(&self) -> Option<&Arc<Outside>> {
+        self.settings.outside.as_ref()
     }
 
     /// Whether an app is part of the server.
@@ -148,12 +157,24 @@ impl Extensions {
         request: Request,
         call: Call,
     ) -> Result<CallAnswer, Refusal> {
-        let answers = self.run(system, request, vec![call], Shape::Single).await?;
+        self.call_nested(system, request, call, Nesting::root()).await
+    }
+
+    /// As [`Extensions::call`], for a call that another app may have made.
+    pub(crate) async fn call_nested(
+        &self,
+        system: &Arc<System>,
+        request: Request,
+        call: Call,
+        nesting: Nesting,
+    ) -> Result<CallAnswer, Refusal> {
+        let answers = self.run(system, request, vec![call], (Shape::Single, nesting)).await?;
         answers.into_iter().next().ok_or_else(Refusal::crashed)
     }
 
-    /// Calls functions one after the other, each seeing what those before it wrote; answers in
-    /// their order. Refused as [`Extensions::call`], and with 422 beyond [`BATCH_ITEMS_MAX`].
+    /// Calls functions one after the other, each seeing what those before it wrote, and those that
+    /// the app's own host carries out side by side; answers in their order. Refused as
+    /// [`Extensions::call`], and with 422 beyond [`BATCH_ITEMS_MAX`].
     pub async fn batch(
         &self,
         system: &Arc<System>,
@@ -164,7 +185,7 @@ impl Extensions {
         if calls.is_empty() {
             return Ok(Vec::new());
         }
-        self.run(system, request, calls, Shape::List).await
+        self.run(system, request, calls, (Shape::List, Nesting::root())).await
     }
 
     /// What calls would cost. Nothing is held and nothing runs.
@@ -190,7 +211,7 @@ impl Extensions {
         system: &Arc<System>,
         request: Request,
         calls: Vec<Call>,
-        shape: Shape,
+        (shape, nesting): (Shape, Nesting),
     ) -> Result<Vec<CallAnswer>, Refusal> {
         if let Some(app) = self.built_in(&request.app) {
             return run_built_in(system, app.as_ref(), request, &calls, shape).await;
@@ -204,20 +225,48 @@ impl Extensions {
         };
         let quote = self.price(&app, &ir, &calls);
         let id = CallId(system.new_id());
-        let hold = Hold::place(system, &request, id, &quote, &app.id).await?;
-        let flight = Flight { id, scope, address, app, ir, calls: Arc::new(calls), shape };
-        self.fly(system, &request, flight, hold, ticket).await
+        let leads_outside = calls.iter().any(|call| ir.leads_outside(&call.function));
+        let ttl_ms = if leads_outside { HOLD_OUTSIDE_TTL_MS } else { HOLD_TTL_MS };
+        let hold = Hold::place(system, &request, id, &quote, (&app.id, ttl_ms)).await?;
+        let calls = Arc::new(calls);
+        let flight = Flight { id, scope, address, app, ir, calls, shape, nesting };
+        if !leads_outside {
+            return self.fly(system, &request, &flight, hold, ticket).await;
+        }
+        // Its caller may go away; what it does outside is still brought to its end.
+        let (me, system) = (self.me.upgrade().ok_or_else(Refusal::crashed)?, Arc::clone(system));
+        let flying =
+            tokio::spawn(async move { me.fly(&system, &request, &flight, hold, ticket).await });
+        flying.await.map_err(|_| Refusal::crashed())?
     }
 
-    /// Runs until it is recorded, or tried too often.
     async fn fly(
         &self,
         system: &Arc<System>,
         request: &Request,
-        flight: Flight,
+        flight: &Flight,
         mut hold: Hold,
+        ticket: Option<Ticketed>,
+    ) -> Result<Vec<CallAnswer>, Refusal> {
+        let mut acts = Acts::new();
+        let parts = (&mut hold, &mut acts);
+        let outcome = self.attempt(system, request, flight, parts, ticket).await;
+        if outcome.is_err() && acts.is_started {
+            self.lose(system, request, flight).await;
+        }
+        outcome
+    }
+
+    /// Runs until it is recorded, or tried too often.
+    async fn attempt(
+        &self,
+        system: &Arc<System>,
+        request: &Request,
+        flight: &Flight,
+        (hold, acts): (&mut Hold, &mut Acts),
         mut ticket: Option<Ticketed>,
     ) -> Result<Vec<CallAnswer>, Refusal> {
+        self.call_hosts(system, request, flight, hold, acts).await?;
         let lane = &self.lanes[lane_of(&flight.scope)];
         let mut refused = Refusal::busy();
         for attempt in 0..ATTEMPTS_MAX {
@@ -227,6 +276,7 @@ impl Extensions {
                     Begun::Recorded(answers) => return Ok(answers),
                     Begun::New(again) => ticket = again,
                 }
+                acts.repeat();
             }
             // After a conflict it runs alone.
             let entered = tokio::time::timeout(START_WAIT_MAX, async {
@@ -236,19 +286,22 @@ impl Extensions {
                 }
             });
             // What waits too long would outlive its hold, and run unpaid.
-            let Ok((_shared, _alone)) = entered.await else { return Err(Refusal::busy()) };
-            let executed = self.execute(system, request, &flight).await?;
+            let Ok(lane) = entered.await else { return Err(Refusal::busy()) };
+            let mut lane = Some(lane);
+            let parts = (&mut *hold, &mut *acts);
+            let executed = self.execute(system, request, flight, parts, &mut lane).await?;
             let Executed { items, mut answers, reads, writes } = executed;
             let body = ticket.as_ref().map(|_| flight.shape.render(&answers));
             let ran = flight.ran(&items, writes, hold.id);
-            let command = ApplyRun { ran, reads };
+            let (usage, is_started) = (acts.usage.clone(), acts.is_started);
+            let command = ApplyRun { ran, reads, usage, is_started };
             let outcome = apply(
                 system,
                 &flight.address,
                 command,
                 &request.origin,
                 ticket.take().zip(body),
-                &mut hold,
+                hold,
             );
             match outcome.await {
                 Ok(()) => {
@@ -262,14 +315,15 @@ impl Extensions {
         Err(refused)
     }
 
-    async fn execute(
+    /// Runs, and waits for what is outside without a thread, a place among the runs or the lane.
+    async fn execute<L>(
         &self,
         system: &Arc<System>,
         request: &Request,
         flight: &Flight,
+        (hold, acts): (&mut Hold, &mut Acts),
+        lane: &mut Option<L>,
     ) -> Result<Executed, Refusal> {
-        let waited = tokio::time::timeout(START_WAIT_MAX, self.runs.clone().acquire_owned());
-        let Ok(Ok(permit)) = waited.await else { return Err(Refusal::busy()) };
         let job = Job {
             app: Arc::clone(&flight.app),
             ir: Arc::clone(&flight.ir),
@@ -280,13 +334,28 @@ impl Extensions {
             fee: self.settings.platform_price_per_call,
             run_time_max: self.settings.run_time_max,
             now: system.now_in(home_of(flight.scope.tenant)),
+            answered: Arc::clone(&acts.answered),
+            call_depth: flight.nesting.depth,
+            apps_above: Arc::clone(&flight.nesting.apps_above),
         };
-        let run = tokio::task::spawn_blocking(move || {
-            let executed = job.execute();
-            drop(permit);
-            executed
-        });
-        run.await.map_err(|_| Refusal::crashed())
+        let (mut execution, mut answer) = (job.begin(), None);
+        loop {
+            let waited = tokio::time::timeout(START_WAIT_MAX, self.runs.clone().acquire_owned());
+            let Ok(Ok(permit)) = waited.await else { return Err(Refusal::busy()) };
+            let run = tokio::task::spawn_blocking(move || {
+                let progress = execution.go_on(answer);
+                drop(permit);
+                progress
+            });
+            let (asking, index, asked) = match run.await.map_err(|_| Refusal::crashed())? {
+                Progress::Done(executed) => return Ok(executed),
+                Progress::Asks(asking, index, asked) => (asking, index, asked),
+            };
+            *lane = None;
+            let parts = (&mut *hold, &mut *acts);
+            let told = self.answer(system, request, flight, parts, (index, &asked)).await?;
+            (execution, answer) = (asking, Some(told));
+        }
     }
 
     /// The app, if it is there for this caller, deployed, and the scopes cover the calls.
@@ -352,14 +421,15 @@ impl Shape {
 }
 
 /// A call or batch under way.
-struct Flight {
-    id: CallId,
-    scope: Scope,
-    address: Address<ExtensionSession>,
-    app: Arc<CompiledApp>,
-    ir: Arc<ir::App>,
-    calls: Arc<Vec<Call>>,
+pub(crate) struct Flight {
+    pub(crate) id: CallId,
+    pub(crate) scope: Scope,
+    pub(crate) address: Address<ExtensionSession>,
+    pub(crate) app: Arc<CompiledApp>,
+    pub(crate) ir: Arc<ir::App>,
+    pub(crate) calls: Arc<Vec<Call>>,
     shape: Shape,
+    pub(crate) nesting: Nesting,
 }
 
 impl Flight {
@@ -373,73 +443,6 @@ impl Flight {
             hold,
             share: self.app.share,
         }
-    }
-}
-
-/// Money that is held for a run: released when it is dropped before the run is recorded.
-struct Hold {
-    system: Arc<System>,
-    tenant: TenantId,
-    origin: Origin,
-    id: Option<HoldId>,
-    call: Option<CallId>,
-    /// Whether nobody else will end it.
-    own: bool,
-}
-
-impl Hold {
-    async fn place(
-        system: &Arc<System>,
-        request: &Request,
-        call: CallId,
-        quote: &Quote,
-        app: &AppId,
-    ) -> Result<Self, Refusal> {
-        let (tenant, origin) = (request.tenant, request.origin.clone());
-        let mut hold = Self {
-            system: Arc::clone(system),
-            tenant,
-            origin,
-            id: None,
-            call: Some(call),
-            own: false,
-        };
-        if quote.total == 0 {
-            return Ok(hold);
-        }
-        let amount = Amount::new(quote.total)
-            .map_err(|_| Refusal::invalid("calls", "they cost more than one request may"))?;
-        let reason = match quote.calls.as_slice() {
-            [_] => format!("{app}: a call"),
-            calls => format!("{app}: {} calls", calls.len()),
-        };
-        let id = HoldId(system.new_id());
-        let command = PlaceHold { id, amount, ttl_ms: HOLD_TTL_MS, reason, call: Some(call) };
-        // From here on: a caller who goes away meanwhile leaves no hold behind.
-        (hold.id, hold.own) = (Some(id), true);
-        let wallets = system.directory::<Wallet>();
-        let placed = wallets.ask(&wallet_address(tenant), command, hold.origin.clone()).await;
-        match placed {
-            Ok(_) => Ok(hold),
-            Err(refusal) => {
-                hold.own = refusal.class == Class::InDoubt;
-                Err(refusal)
-            }
-        }
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        let (Some(hold), true) = (self.id, self.own) else { return };
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (system, tenant, origin) = (self.system.clone(), self.tenant, self.origin.clone());
-        let call = self.call;
-        // If this is refused, the hold's time ends it.
-        runtime.spawn(async move {
-            let wallets = system.directory::<Wallet>();
-            let _ = wallets.ask(&wallet_address(tenant), Release { hold, call }, origin).await;
-        });
     }
 }
 
@@ -517,9 +520,8 @@ async fn run_built_in(
     };
     let body = ticket.as_ref().map(|_| shape.render(&answers));
     let (tenant, origin) = (request.tenant, request.origin.clone());
-    let mut hold =
-        Hold { system: Arc::clone(system), tenant, origin, id: None, call: None, own: false };
-    let command = ApplyRun { ran, reads: Vec::new() };
+    let mut hold = Hold::none(system, tenant, origin);
+    let command = ApplyRun { ran, reads: Vec::new(), usage: Vec::new(), is_started: false };
     apply(system, &address, command, &request.origin, ticket.zip(body), &mut hold).await?;
     trace(&mut answers, id, items);
     Ok(answers)
@@ -561,7 +563,7 @@ async fn carry_out(
         };
         let action = action.map_or(Action::Read, Into::into);
         let index = u32::try_from(index).unwrap_or(u32::MAX);
-        items.push(ran_item(index, call, action, &answer, [0, 0], started));
+        items.push(ran_item(index, call, action, &answer, [0, 0], started.elapsed()));
         answers.push(answer);
     }
     Ok((items, answers))

@@ -35,6 +35,11 @@ use types::{
 
 use crate::ir::ActionType;
 
+mod started;
+pub use started::{
+    Completed, LoseRun, Lost, STARTED_MAX, STARTED_MS_MAX, StartRun, Started, StartedCall, Usage,
+};
+
 /// The family of the documents' rows.
 pub const DOCUMENT_FAMILY: &str = "document";
 /// Items of one batch.
@@ -175,6 +180,8 @@ struct Unsettled {
 /// An extension session.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ExtensionSession {
+    /// Runs that act outside the server.
+    started: BTreeMap<CallId, Started>,
     unsettled: BTreeMap<CallId, Unsettled>,
     /// Of the oldest one of them.
     retry: Retry,
@@ -184,6 +191,8 @@ pub struct ExtensionSession {
     items: u64,
     failed: u64,
     charged: i64,
+    /// Tokens that completions have read and written.
+    tokens: [u64; 2],
 }
 
 /// A call or batch ran.
@@ -225,6 +234,12 @@ supervision::events! {
         Settled(Settled) = "settled", 1;
         /// What is not paid for is tried once more.
         Retried(Retried) = "retried", 1;
+        /// It is about to act outside the server.
+        Started(Started) = "started", 1;
+        /// What it did outside will not be known.
+        Lost(Lost) = "lost", 1;
+        /// What its completions have used.
+        Completed(Completed) = "completed", 1;
     }
 }
 
@@ -237,16 +252,15 @@ pub struct SettleRun {
 
 impl Entity for ExtensionSession {
     const KIND: &'static str = "extension_session";
-    const SNAPSHOT_VERSION: u16 = 2;
+    const SNAPSHOT_VERSION: u16 = 3;
     type Event = SessionEvent;
     type Effect = SettleRun;
 
     fn apply(&mut self, event: &SessionEvent, at: Timestamp) {
         match event {
             SessionEvent::Ran(ran) => {
-                self.runs += 1;
-                self.items += ran.items.len() as u64;
-                self.failed += ran.items.iter().filter(|item| !item.succeeded).count() as u64;
+                self.started.remove(&ran.id);
+                self.count(&ran.items);
                 self.remember(ran.id, at);
                 if let Some(hold) = ran.hold {
                     let paid = ran.items.iter().filter(|item| item.succeeded);
@@ -272,6 +286,27 @@ impl Entity for ExtensionSession {
                 self.charged = self.charged.saturating_add(settled.charged);
             }
             SessionEvent::Retried(_) => self.retry.again(at, SETTLE_BACKOFF),
+            SessionEvent::Started(started) => {
+                self.started.insert(started.id, started.clone());
+            }
+            SessionEvent::Lost(lost) => {
+                self.count(&lost.items);
+                self.remember(lost.id, at);
+                let started = self.started.remove(&lost.id);
+                if let Some((hold, started)) = started.and_then(|it| Some((it.hold?, it))) {
+                    let Scope { tenant, app, .. } = started.scope;
+                    let (share, items) = (started.share, Vec::new());
+                    let run = Unsettled { tenant, app, hold, share, items };
+                    self.unsettled.insert(lost.id, run);
+                }
+            }
+            SessionEvent::Completed(completed) => {
+                for usage in &completed.usage {
+                    let [read, written] = &mut self.tokens;
+                    *read = read.saturating_add(usage.prompt_tokens);
+                    *written = written.saturating_add(usage.completion_tokens);
+                }
+            }
         }
     }
 
@@ -286,7 +321,7 @@ impl Entity for ExtensionSession {
     }
 
     fn is_pending(&self) -> bool {
-        !self.unsettled.is_empty()
+        !self.unsettled.is_empty() || !self.started.is_empty()
     }
 
     fn resume(&self) -> Vec<SettleRun> {
@@ -295,11 +330,13 @@ impl Entity for ExtensionSession {
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
-        self.retry_at()
+        let lost = self.started.values().map(|started| started.until).min();
+        [self.retry_at(), lost].into_iter().flatten().min()
     }
 
     fn due(turn: &mut Turn<'_, Self>) {
         Self::try_again(turn);
+        started::lose_late(turn);
     }
 
     async fn perform(effect: SettleRun, context: EffectContext<Self>) {
@@ -312,6 +349,9 @@ impl Entity for ExtensionSession {
             "items": self.items,
             "failed": self.failed,
             "charged": self.charged,
+            "tokens_read": self.tokens[0],
+            "tokens_written": self.tokens[1],
+            "started": self.started.keys().collect::<Vec<_>>(),
             "unsettled": self.unsettled.keys().collect::<Vec<_>>(),
             "remembered": self.remembered.len(),
         })
@@ -319,6 +359,17 @@ impl Entity for ExtensionSession {
 }
 
 impl ExtensionSession {
+    /// Whether no further run can be settled for now.
+    fn is_full(&self) -> bool {
+        self.unsettled.len() >= UNSETTLED_MAX
+    }
+
+    fn count(&mut self, items: &[RanItem]) {
+        self.runs += 1;
+        self.items += items.len() as u64;
+        self.failed += items.iter().filter(|item| !item.succeeded).count() as u64;
+    }
+
     fn remember(&mut self, id: CallId, at: Timestamp) {
         self.remembered.insert(id, at);
         let is_over = |since: &Timestamp| since.plus_ms(RUNS_REMEMBERED_MS) <= at;
@@ -378,6 +429,10 @@ pub struct ApplyRun {
     pub ran: Ran,
     /// What it read.
     pub reads: Vec<ReadRow>,
+    /// What its completions have used.
+    pub usage: Vec<Usage>,
+    /// Whether it was started. One that was lost since is not applied (409, `run_lost`).
+    pub is_started: bool,
 }
 
 /// How an [`ApplyRun`] went.
@@ -402,15 +457,19 @@ impl Handle<ApplyRun> for ExtensionSession {
     }
 
     fn handle(turn: &mut Turn<'_, Self>, command: ApplyRun) -> Result<Applied, Refusal> {
-        let ApplyRun { ran, reads } = command;
+        let ApplyRun { ran, reads, usage, is_started } = command;
         let session = turn.state();
+        if is_started && !session.started.contains_key(&ran.id) {
+            let message = "this took too long: what it did outside is recorded as unknown";
+            return Err(Refusal::conflict("run_lost", message));
+        }
         if session.remembered.contains_key(&ran.id) {
             return Ok(Applied::Before);
         }
         if ran.items.len() > BATCH_ITEMS_MAX {
             return Err(Refusal::invalid("calls", format!("at most {BATCH_ITEMS_MAX} calls")));
         }
-        if ran.hold.is_some() && session.unsettled.len() >= UNSETTLED_MAX {
+        if ran.hold.is_some() && session.is_full() {
             return Err(Refusal::busy());
         }
         let found: HashMap<&[u8], u64> = turn
@@ -426,6 +485,9 @@ impl Handle<ApplyRun> for ExtensionSession {
         }
         let id = ran.id;
         turn.record(SessionEvent::Ran(ran));
+        if !usage.is_empty() {
+            turn.record(SessionEvent::Completed(Completed { id, usage }));
+        }
         let run = turn.state().unsettled.get(&id).cloned();
         if let Some(run) = run {
             turn.effect(SettleRun { id, run });
@@ -507,7 +569,7 @@ mod tests {
             hold: Some(HoldId(id)),
             share: SharePercent::new(70).unwrap(),
         };
-        ApplyRun { ran, reads: reads.to_vec() }
+        ApplyRun { ran, reads: reads.to_vec(), usage: Vec::new(), is_started: false }
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::runtime::{Call, Extensions, Request, Settings};
 use crate::session::{BATCH_ITEMS_MAX, ExtensionSession, Scope, StoredDocument};
 use crate::view::{Rows, SystemRows};
 
+mod outside;
+
 const ADA: UserId = UserId(7);
 const HOME: TenantId = TenantId(7);
 /// What a call of `add_book` costs: the app's price and the platform's fee.
@@ -62,6 +64,10 @@ fn shelf() -> Value {
 }
 
 async fn world() -> World {
+    world_with(Settings::default()).await
+}
+
+async fn world_with(settings: Settings) -> World {
     let options = Options { engine: EngineKind::Memory, ..Options::new("") };
     let journal = Journal::open(options, &MasterKey::from_bytes([7; 32])).unwrap();
     let builder = System::builder(SystemOptions::new(journal));
@@ -80,7 +86,7 @@ async fn world() -> World {
     let (apps, address) = (system.directory::<App>(), App::address(&id, HOME));
     let create = Create { id, developer: ADA, tenant: HOME, listing };
     apps.ask(&address, create, origin()).await.unwrap();
-    let extensions = Extensions::new(Settings::default(), Apps::new(), Vec::new());
+    let extensions = Extensions::new(settings, Apps::new(), Vec::new());
     let world = World { system, extensions };
     let refused = world.call("books", json!({})).await.unwrap_err();
     assert_eq!(refused.code, "not_deployed");

@@ -1,19 +1,19 @@
 //! The app `developer`, which is built in: versions are deployed by `deploy_ir` and tried by
 //! `smoke_ir`, called like any app's functions.
 //!
-//! `deploy_ir {app_id, ir_dict, dev_mode = false}` checks, in this order, the form of the id, whose
-//! app it is, and the envelope; the first that fails is the answer. It answers once the version is
-//! durable and the next call runs it. `smoke_ir {ir_dict, function, args}` runs a function in a
-//! store of its own that is thrown away.
+//! `deploy_ir {app_id, ir_dict, dev_mode = false, host_url?}` checks, in this order, the form of
+//! the id, whose app it is, the host's URL and the envelope; the first that fails is the answer. It
+//! answers once the version is durable and the next call runs it, on that host where it has code.
+//! `smoke_ir {ir_dict, function, args}` runs a function in a store of its own that is thrown away.
 //!
 //! Deliberate limit: neither costs anything; how many try-outs run at once is bounded.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use control::app::{App, Deploy, Status};
+use control::app::{App, Deploy, HOST_URL_BYTES_MAX, SetHost, Status};
 use extensions::ir::{self, ActionType, Input, Issue};
-use extensions::{Apps, BuiltIn, BuiltInCall, CallAnswer};
+use extensions::{Apps, BuiltIn, BuiltInCall, CallAnswer, Outside};
 use futures::future::BoxFuture;
 use persistence::record::sha256;
 use serde_json::{Map, Value, json};
@@ -39,13 +39,20 @@ const PANELS_CHANGED: [&str; 2] = ["sidebar", "dashboard"];
 /// The app `developer`.
 pub struct DeveloperApp {
     apps: Arc<Apps>,
+    outside: Option<Arc<Outside>>,
     reads: Arc<Semaphore>,
 }
 
 impl DeveloperApp {
     /// The app that deploys into a catalogue.
     pub fn new(apps: Arc<Apps>) -> Arc<Self> {
-        Arc::new(Self { apps, reads: Arc::new(Semaphore::new(READS_AT_ONCE_MAX)) })
+        Self::hosting(apps, None)
+    }
+
+    /// As [`DeveloperApp::new`], where apps may have hosts of their own.
+    pub fn hosting(apps: Arc<Apps>, outside: Option<Arc<Outside>>) -> Arc<Self> {
+        let reads = Arc::new(Semaphore::new(READS_AT_ONCE_MAX));
+        Arc::new(Self { apps, outside, reads })
     }
 }
 
@@ -97,6 +104,10 @@ impl DeveloperApp {
             Some(Value::Bool(dev_mode)) => *dev_mode,
             Some(_) => return Ok(CallAnswer::error("params_invalid", "dev_mode: true or false")),
         };
+        let host = match self.host_url(call.params.get("host_url")) {
+            Ok(host) => host,
+            Err(why) => return Ok(CallAnswer::error("host_url_invalid", why)),
+        };
         let envelope = call.params.get("ir_dict").cloned().unwrap_or(Value::Null);
         let id = app.id.clone();
         let read = self.blocking(move || read(envelope, Some(id.as_str()))).await?;
@@ -106,7 +117,16 @@ impl DeveloperApp {
         };
         let digest = sha256(&[envelope.as_str().as_bytes()]);
         let deploy = Deploy { version: ir.version.clone(), ir: envelope, digest, dev_mode };
-        let deployed = call.system.directory::<App>().ask(&address, deploy, principal.origin).await;
+        let apps = call.system.directory::<App>();
+        let deployed = apps.ask(&address, deploy, principal.origin.clone()).await;
+        // Afterwards, so that the host names the digest of this version.
+        let deployed = match (deployed, host) {
+            (Ok(receipt), Some(url)) => {
+                let set = SetHost { url: Some(url) };
+                apps.ask(&address, set, principal.origin).await.map(|_| receipt)
+            }
+            (deployed, _) => deployed,
+        };
         // Before the answer: the next call runs what was deployed.
         self.apps.forget(&app.id);
         match deployed {
@@ -116,6 +136,22 @@ impl DeveloperApp {
             }
             Err(refusal) => Err(refusal),
         }
+    }
+
+    /// The host that a deploy names, if it may be called.
+    fn host_url(&self, given: Option<&Value>) -> Result<Option<String>, String> {
+        let url = match given {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::String(url)) => url,
+            Some(_) => return Err("host_url: a text".to_owned()),
+        };
+        let nowhere = || "host_url: this server calls no hosts".to_owned();
+        let outside = self.outside.as_ref().ok_or_else(nowhere)?;
+        outside.hosts.check(url).map_err(|why| format!("host_url: {why}"))?;
+        if url.len() > HOST_URL_BYTES_MAX {
+            return Err(format!("host_url: at most {HOST_URL_BYTES_MAX} bytes"));
+        }
+        Ok(Some(url.clone()))
     }
 
     async fn smoke(&self, call: BuiltInCall<'_>) -> Result<CallAnswer, Refusal> {

@@ -329,6 +329,16 @@ impl Market {
         Ok(AppSubmitResponse { status: app.status, checks })
     }
 
+    /// Where one of a developer's apps lives, and what is known of it; as [`Market::get_app`].
+    pub async fn own_app(
+        &self,
+        system: &Arc<System>,
+        principal: &Principal,
+        app_id: &str,
+    ) -> Result<(Address<App>, Details), Refusal> {
+        owned(system, principal, app_id).await
+    }
+
     /// The versions of an app that are remembered, the newest first.
     pub async fn deploys(
         &self,

@@ -119,6 +119,18 @@ async fn request(
 }
 
 /// Call a function of an app; a function that failed is 200 with `status: "error"`
+///
+/// The price is held before the function runs, drawn when it succeeds and given back otherwise.
+///
+/// A function of the kind `code` runs on the app's own host, which has 30 seconds. That the call is
+/// sent is on record before its first byte leaves. What the host fails costs nothing; what may
+/// have reached it without a whole answer in time is recorded as `outcome_unknown`, costs nothing,
+/// and is not sent again unless it only reads; so is a call that the server's end cut off, after
+/// 180 seconds. Such a call goes on when its caller goes away; the same Idempotency-Key then finds
+/// its answer.
+///
+/// A step that calls another app's function makes a call of its own: its price is held when it is
+/// made, and paid if it succeeds, whatever becomes of the function that made it.
 #[utoipa::path(post, path = "/v1/extensions/{app_id}/call", tag = tag::EXTENSIONS,
     params(("app_id" = String, Path)), request_body = CallRequest,
     responses((status = 200, body = CallResponse), (status = 401), (status = 402),
@@ -156,6 +168,9 @@ async fn batch(
 }
 
 /// What calls would cost, at most; nothing is held and nothing runs
+///
+/// Calls that the functions in turn make to other apps are not in it: which of them will be made is
+/// not known before.
 #[utoipa::path(post, path = "/v1/extensions/{app_id}/quote", tag = tag::EXTENSIONS,
     params(("app_id" = String, Path)), request_body = BatchCallRequest,
     responses((status = 200, body = Object), (status = 401), (status = 403), (status = 404),

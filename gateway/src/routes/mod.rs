@@ -13,6 +13,7 @@ mod device_page;
 mod factor_removal;
 mod erasure;
 mod factors;
+mod hosts;
 mod import;
 mod invitation_page;
 mod keys;
@@ -57,6 +58,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(sessions::router())
         .merge(billing::router())
         .merge(developer::router())
+        .merge(hosts::router())
         .merge(calls::router())
         .merge(actions::router())
         .merge(operator::router())

@@ -77,7 +77,7 @@ fn mail(app: &App) -> Value {
 async fn metrics(State(app): State<App>, _: Watcher) -> Response {
     let kind =
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    match app.metrics.render(&app.system) {
+    match app.metrics.render(&app.system, app.extensions.outside()) {
         Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

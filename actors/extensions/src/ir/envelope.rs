@@ -130,7 +130,7 @@ pub struct Function {
     pub description: String,
     /// The schema of the params, as written: a JSON Schema or a bare map of properties.
     pub params_schema: Value,
-    /// The schema of the answer, as written; not checked.
+    /// The schema of the answer, as written; what a host answers is checked against it.
     pub return_schema: Option<Value>,
     /// How much the function may change.
     pub action_type: ActionType,
@@ -226,6 +226,22 @@ impl Function {
         self.schema.admit(params, &mut issues);
         if issues.is_empty() { Ok(()) } else { Err(issues.into_list()) }
     }
+
+    /// Checks an answer that came from outside against `return_schema`. One that cannot be read as
+    /// a schema is not checked.
+    ///
+    /// # Errors
+    /// Everything that breaks the schema, with its place (`result.pages`).
+    pub fn check_answer(&self, answer: &Value) -> Result<(), Vec<Issue>> {
+        let Some(written) = &self.return_schema else { return Ok(()) };
+        let mut issues = Issues::default();
+        let schema = Schema::parse_params(written, &At::root("return_schema"), &mut issues);
+        if !issues.is_empty() {
+            return Ok(());
+        }
+        schema.check(answer, &At::root("result"), &mut issues);
+        if issues.is_empty() { Ok(()) } else { Err(issues.into_list()) }
+    }
 }
 
 /// Params are an object; null stands for an empty one.
@@ -247,6 +263,22 @@ impl App {
         }
         let id = name.strip_prefix(PANEL_PREFIX)?;
         self.panels.iter().find(|panel| panel.id == id).map(Callable::Panel)
+    }
+
+    /// Whether calling a function may lead outside: to the app's own host, another app or a model.
+    #[must_use]
+    pub fn leads_outside(&self, name: &str) -> bool {
+        let leads = |implementation: &Implementation| match implementation {
+            Implementation::Code(_) => true,
+            Implementation::Declarative(program) => {
+                program.ops().any(|op| matches!(op, "call" | "ai.complete"))
+            }
+        };
+        match self.callable(name) {
+            Some(Callable::Function(function)) => leads(&function.implementation),
+            Some(Callable::Panel(panel)) => matches!(panel.render, Render::Code(_)),
+            None => false,
+        }
     }
 
     /// The indexed fields of a kind; none if it is not declared.

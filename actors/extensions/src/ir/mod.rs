@@ -39,3 +39,10 @@ pub use run::{
 };
 pub use step::{DOCUMENTS_LISTED_MAX, Program, STEPS_MAX};
 pub use template::PATH_PARTS_MAX;
+
+pub(crate) use envelope::require_object;
+
+/// Whether a value is nested deeper than a run takes.
+pub(crate) fn is_too_deep(value: &serde_json::Value) -> bool {
+    meter::weigh(value, VALUE_DEPTH_MAX).is_none()
+}

@@ -145,7 +145,7 @@ impl Schema {
     }
 
     /// Adds what is wrong with the value.
-    fn check(&self, value: &Value, at: &At<'_>, issues: &mut Issues) {
+    pub(super) fn check(&self, value: &Value, at: &At<'_>, issues: &mut Issues) {
         if self.never {
             issues.add(at, "is not allowed");
             return;

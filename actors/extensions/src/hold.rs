@@ -1,0 +1,100 @@
+//! The money that a run may cost, held while it runs.
+//!
+//! Invariant: whoever has it when the run is over ends it: the run itself, by dropping it, until
+//! the session has taken the run in or was told that it is started. Its time ends it in any case.
+
+use std::sync::Arc;
+
+use billing::wallet::{PlaceHold, Release, Wallet, wallet_address};
+use supervision::{Class, Origin, Refusal, System};
+use types::{Amount, AppId, CallId, HoldId, TenantId};
+
+use crate::runtime::{Quote, Request};
+
+/// How long the money for a run is held at most, in milliseconds.
+pub(crate) const HOLD_TTL_MS: i64 = 120_000;
+/// How long for a run that may act outside: longer than it takes with all that it waits for (see
+/// [`crate::session::STARTED_MS_MAX`]).
+pub(crate) const HOLD_OUTSIDE_TTL_MS: i64 = 240_000;
+
+/// Money that is held for a run: released when it is dropped before the run is recorded.
+pub(crate) struct Hold {
+    system: Arc<System>,
+    tenant: TenantId,
+    origin: Origin,
+    pub(crate) id: Option<HoldId>,
+    call: Option<CallId>,
+    /// Whether nobody else will end it.
+    pub(crate) own: bool,
+    /// Whether the session will, whatever becomes of the run.
+    is_given: bool,
+}
+
+impl Hold {
+    /// Nothing.
+    pub(crate) fn none(system: &Arc<System>, tenant: TenantId, origin: Origin) -> Self {
+        let system = Arc::clone(system);
+        Self { system, tenant, origin, id: None, call: None, own: false, is_given: false }
+    }
+
+    /// Holds what a quote says.
+    pub(crate) async fn place(
+        system: &Arc<System>,
+        request: &Request,
+        call: CallId,
+        quote: &Quote,
+        (app, ttl_ms): (&AppId, i64),
+    ) -> Result<Self, Refusal> {
+        let (tenant, origin) = (request.tenant, request.origin.clone());
+        let mut hold = Self::none(system, tenant, origin);
+        hold.call = Some(call);
+        if quote.total == 0 {
+            return Ok(hold);
+        }
+        let amount = Amount::new(quote.total)
+            .map_err(|_| Refusal::invalid("calls", "they cost more than one request may"))?;
+        let reason = match quote.calls.as_slice() {
+            [_] => format!("{app}: a call"),
+            calls => format!("{app}: {} calls", calls.len()),
+        };
+        let id = HoldId(system.new_id());
+        let command = PlaceHold { id, amount, ttl_ms, reason, call: Some(call) };
+        // From here on: a caller who goes away meanwhile leaves no hold behind.
+        (hold.id, hold.own) = (Some(id), true);
+        let wallets = system.directory::<Wallet>();
+        let placed = wallets.ask(&wallet_address(tenant), command, hold.origin.clone()).await;
+        match placed {
+            Ok(_) => Ok(hold),
+            Err(refusal) => {
+                hold.own = refusal.class == Class::InDoubt;
+                Err(refusal)
+            }
+        }
+    }
+}
+
+impl Hold {
+    /// From here on the session ends it.
+    pub(crate) fn give(&mut self) {
+        self.is_given = true;
+    }
+
+    /// The session did not take it.
+    pub(crate) fn take_back(&mut self) {
+        self.is_given = false;
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let (Some(hold), true) = (self.id, self.own && !self.is_given) else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (system, tenant, origin) = (self.system.clone(), self.tenant, self.origin.clone());
+        let call = self.call;
+        // If this is refused, the hold's time ends it.
+        runtime.spawn(async move {
+            let wallets = system.directory::<Wallet>();
+            let _ = wallets.ask(&wallet_address(tenant), Release { hold, call }, origin).await;
+        });
+    }
+}

@@ -1,0 +1,362 @@
+//! What a run does outside the server: functions on the app's own host, functions of other apps,
+//! completions.
+//!
+//! Invariants
+//! - Before anything leaves, the session has said durably that the run is started. A started run
+//!   is applied or lost, and its hold ends either way, after a restart too.
+//! - What was answered is remembered with the run: when it runs again because documents changed
+//!   under it, it is given the same answers and asks nobody twice. Where it would ask for
+//!   something else then, the step fails (`documents_changed`).
+//! - All that one call waits for, and what is called in turn, ends by one deadline.
+//!
+//! A call of another app's function is a call like any other, made for the same caller: it needs
+//! the callee's scope, holds its own price when it is made, is recorded in the callee's session
+//! and paid if it succeeds, whatever becomes of the caller. A quote cannot know which steps will
+//! run, so the price of such calls is not in it. Documents of two apps live in two sessions, which
+//! change one after the other: what the callee wrote stays when the caller fails later, as it
+//! would on a host.
+//!
+//! Deliberate limits: apps that are part of the server are not called by other apps; directives of
+//! nested calls are dropped.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use serde_json::Value;
+use supervision::{Class, Refusal, System, Timestamp};
+
+use crate::completion::{Completion, Completions, Prompt};
+use crate::execute::{Answered, action_of, bindings, host_answer, shortened};
+use crate::hold::Hold;
+use crate::hosts::{CodeCall, HostFigures, Hosts};
+use crate::ir::{self, Reason};
+use crate::runtime::{Call, Extensions, Flight, Request};
+use crate::session::{
+    DOCUMENTS_CHANGED, ExtensionSession, LoseRun, StartRun, Started, StartedCall, Usage,
+};
+
+/// How long one request's calls wait for what is outside, together.
+pub const OUTSIDE_TIME_MAX: Duration = Duration::from_secs(60);
+/// Answers that one run remembers.
+pub const ANSWERS_MAX: usize = 1_024;
+
+/// Who is outside. A port.
+pub struct Outside {
+    /// The apps' own hosts.
+    pub hosts: Hosts,
+    /// Where prompts are completed, if anywhere.
+    pub completions: Option<Completions>,
+}
+
+impl std::fmt::Debug for Outside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outside").finish_non_exhaustive()
+    }
+}
+
+impl Outside {
+    /// How calls of hosts have gone, and the tokens that completions read and wrote.
+    pub fn figures(&self) -> (HostFigures, [u64; 2]) {
+        let tokens = self.completions.as_ref().map(Completions::tokens);
+        (self.hosts.figures(), tokens.unwrap_or_default())
+    }
+}
+
+/// How a request came to be: from outside, or by the calls of other apps.
+#[derive(Clone)]
+pub(crate) struct Nesting {
+    /// How many calls led here.
+    pub(crate) depth: usize,
+    /// The apps through which they led, without this one.
+    pub(crate) apps_above: Arc<[String]>,
+    /// When everything outside is over.
+    pub(crate) ends: Instant,
+}
+
+impl Nesting {
+    /// A request from outside.
+    pub(crate) fn root() -> Self {
+        let ends = Instant::now() + OUTSIDE_TIME_MAX;
+        Self { depth: 0, apps_above: Arc::new([]), ends }
+    }
+}
+
+/// What a run has done outside so far.
+pub(crate) struct Acts {
+    pub(crate) is_started: bool,
+    /// What hosts have answered to the calls that are theirs.
+    pub(crate) answered: Answered,
+    pub(crate) usage: Vec<Usage>,
+    /// What was asked and answered, in order.
+    told: Vec<(ir::Request, Result<Value, Reason>)>,
+    /// How much of that the present attempt has used, if it is not the first.
+    repeated: Option<usize>,
+}
+
+impl Acts {
+    pub(crate) fn new() -> Self {
+        Self {
+            is_started: false,
+            answered: Arc::new([]),
+            usage: Vec::new(),
+            told: Vec::new(),
+            repeated: None,
+        }
+    }
+
+    /// From here on answers are repeated.
+    pub(crate) fn repeat(&mut self) {
+        self.repeated = Some(0);
+    }
+
+    /// The answer that a repeated attempt is given.
+    pub(crate) fn repeated(&mut self, asked: &ir::Request) -> Option<Result<Value, Reason>> {
+        if self.told.is_empty() {
+            // Nothing was done yet that could be done twice.
+            self.repeated = None;
+        }
+        let at = self.repeated.as_mut()?;
+        let known = self.told.get(*at);
+        *at += 1;
+        let known = known.filter(|(request, _)| request == asked).map(|(_, answer)| answer.clone());
+        Some(known.unwrap_or_else(|| {
+            let message = "documents changed while this acted outside, and it would act otherwise";
+            Err(Reason::new(DOCUMENTS_CHANGED, message))
+        }))
+    }
+
+    fn use_tokens(&mut self, index: u32, done: &Completion) {
+        let is_it = |it: &&mut Usage| it.index == index && it.model == done.model;
+        if let Some(usage) = self.usage.iter_mut().find(is_it) {
+            usage.prompt_tokens = usage.prompt_tokens.saturating_add(done.prompt_tokens);
+            usage.completion_tokens =
+                usage.completion_tokens.saturating_add(done.completion_tokens);
+            return;
+        }
+        self.usage.push(Usage {
+            index,
+            model: done.model.clone(),
+            prompt_tokens: done.prompt_tokens,
+            completion_tokens: done.completion_tokens,
+        });
+    }
+}
+
+impl Flight {
+    fn is_code(&self, call: &Call) -> bool {
+        match self.ir.callable(&call.function) {
+            Some(ir::Callable::Function(function)) => {
+                matches!(function.implementation, ir::Implementation::Code(_))
+            }
+            Some(ir::Callable::Panel(panel)) => matches!(panel.render, ir::Render::Code(_)),
+            None => false,
+        }
+    }
+
+    fn code_call(&self, request: &Request, call: Call, id: String, now: Timestamp) -> CodeCall {
+        let (user, tenant) = bindings(&self.scope);
+        CodeCall {
+            app: Arc::clone(&self.app),
+            ir: Arc::clone(&self.ir),
+            function: call.function,
+            params: call.params,
+            call_id: id,
+            trace_id: types::RequestId(request.origin.request.id).to_string(),
+            user,
+            tenant,
+            now_ms: now.0,
+            ends: self.nesting.ends,
+        }
+    }
+
+    fn started(&self, hold: &Hold) -> Started {
+        let call = |(index, call): (usize, &Call)| StartedCall {
+            index: u32::try_from(index).unwrap_or(u32::MAX),
+            function: shortened(&call.function),
+            action: action_of(&self.ir, &call.function),
+        };
+        Started {
+            id: self.id,
+            scope: self.scope.clone(),
+            app_version: self.app.version.clone(),
+            calls: self.calls.iter().enumerate().map(call).collect(),
+            hold: hold.id,
+            share: self.app.share,
+            until: Timestamp::default(),
+        }
+    }
+}
+
+impl Extensions {
+    /// Says durably that the run acts outside. From here on its hold is the session's to end.
+    pub(crate) async fn start(
+        &self,
+        system: &Arc<System>,
+        request: &Request,
+        flight: &Flight,
+        hold: &mut Hold,
+        acts: &mut Acts,
+    ) -> Result<(), Refusal> {
+        if acts.is_started {
+            return Ok(());
+        }
+        let sessions = system.directory::<ExtensionSession>();
+        let command = StartRun { started: flight.started(hold) };
+        hold.give();
+        let started = sessions.ask(&flight.address, command, request.origin.clone()).await;
+        if started.as_ref().is_err_and(|refusal| refusal.class != Class::InDoubt) {
+            hold.take_back();
+        }
+        acts.is_started = true;
+        started.inspect_err(|_| acts.is_started = false)
+    }
+
+    /// Ends a started run that was not applied.
+    pub(crate) async fn lose(&self, system: &Arc<System>, request: &Request, flight: &Flight) {
+        let sessions = system.directory::<ExtensionSession>();
+        let lose = LoseRun { id: flight.id };
+        // Should this be refused, the run's time ends it.
+        let _ = sessions.ask(&flight.address, lose, request.origin.clone()).await;
+    }
+
+    /// Has the calls that are the app's own host's carried out, side by side as far as its places
+    /// reach.
+    pub(crate) async fn call_hosts(
+        &self,
+        system: &Arc<System>,
+        request: &Request,
+        flight: &Flight,
+        hold: &mut Hold,
+        acts: &mut Acts,
+    ) -> Result<(), Refusal> {
+        let Some(outside) = self.outside() else { return Ok(()) };
+        if !flight.calls.iter().any(|call| flight.is_code(call)) {
+            return Ok(());
+        }
+        if flight.app.host.url.is_some() {
+            self.start(system, request, flight, hold, acts).await?;
+        }
+        let now = system.clock().now();
+        let answers = flight.calls.iter().enumerate().map(|(index, call)| async move {
+            if !flight.is_code(call) {
+                return None;
+            }
+            let begun = Instant::now();
+            let id = format!("{}.{index}", flight.id);
+            let called = outside.hosts.call(flight.code_call(request, call.clone(), id, now));
+            let answer = host_answer(&flight.ir, &call.function, called.await);
+            Some((answer, begun.elapsed()))
+        });
+        acts.answered = futures::future::join_all(answers).await.into();
+        Ok(())
+    }
+
+    /// Answers what the call at `index` asks for. What is refused fails its step.
+    pub(crate) async fn answer(
+        &self,
+        system: &Arc<System>,
+        request: &Request,
+        flight: &Flight,
+        (hold, acts): (&mut Hold, &mut Acts),
+        (index, asked): (u32, &ir::Request),
+    ) -> Result<Result<Value, Reason>, Refusal> {
+        if let Some(repeated) = acts.repeated(asked) {
+            return Ok(repeated);
+        }
+        if acts.told.len() >= ANSWERS_MAX {
+            let message = format!("one run asks for at most {ANSWERS_MAX} things outside");
+            return Ok(Err(Reason::new("too_much_asked", message)));
+        }
+        let outside = self.outside();
+        let answer = match asked {
+            ir::Request::Complete { prompt, model, temperature, max_tokens } => {
+                let completions = outside.and_then(|outside| outside.completions.as_ref());
+                match completions {
+                    None => {
+                        let message = "this server has no model to complete prompts";
+                        Err(Reason::new("ai_not_configured", message))
+                    }
+                    Some(completions) => {
+                        self.start(system, request, flight, hold, acts).await?;
+                        let prompt = Prompt {
+                            prompt: prompt.clone(),
+                            model: model.clone(),
+                            temperature: *temperature,
+                            tokens_max: *max_tokens,
+                        };
+                        let ends = flight.nesting.ends;
+                        let done = completions.complete(&flight.app.id, prompt, ends).await;
+                        done.map(|done| {
+                            acts.use_tokens(index, &done);
+                            Value::String(done.text)
+                        })
+                    }
+                }
+            }
+            ir::Request::Call { app_id, function, params, call_depth } => {
+                let call = Call { function: function.clone(), params: params.clone() };
+                if *app_id != flight.ir.id {
+                    self.start(system, request, flight, hold, acts).await?;
+                    self.nested(system, request, flight, (app_id, call, *call_depth)).await
+                } else if let Some(outside) = outside {
+                    self.start(system, request, flight, hold, acts).await?;
+                    let id = format!("{}.{index}.{}", flight.id, acts.told.len());
+                    let call = flight.code_call(request, call, id, system.clock().now());
+                    outside.hosts.call(call).await.map(|answer| answer.result)
+                } else {
+                    let message = format!("{app_id}.{function} is not available here");
+                    Err(Reason::new("not_available", message))
+                }
+            }
+        };
+        acts.told.push((asked.clone(), answer.clone()));
+        Ok(answer)
+    }
+
+    /// Calls another app's function for the same caller.
+    fn nested<'a>(
+        &'a self,
+        system: &'a Arc<System>,
+        request: &'a Request,
+        flight: &'a Flight,
+        (app_id, call, depth): (&'a str, Call, usize),
+    ) -> BoxFuture<'a, Result<Value, Reason>> {
+        Box::pin(async move {
+            if self.is_built_in(app_id) {
+                let message = format!("{app_id} is part of the server and not called by apps");
+                return Err(Reason::new("not_available", message));
+            }
+            let above = flight.nesting.apps_above.iter().cloned();
+            let nesting = Nesting {
+                depth,
+                apps_above: above.chain([flight.ir.id.clone()]).collect(),
+                ends: flight.nesting.ends,
+            };
+            let inner = Request {
+                caller: request.caller.clone(),
+                tenant: request.tenant,
+                user: request.user,
+                app: app_id.to_owned(),
+                idempotency: None,
+                origin: request.origin.clone(),
+            };
+            let answer = self.call_nested(system, inner, call, nesting).await;
+            let answer = answer.map_err(|refusal| refused(refusal.code, refusal.message))?;
+            match answer.error {
+                None => Ok(answer.data),
+                Some(why) => {
+                    let code = answer.error_code.unwrap_or_else(|| "call_failed".to_owned());
+                    Err(refused(code, why))
+                }
+            }
+        })
+    }
+}
+
+fn refused(code: String, message: String) -> Reason {
+    // What a nested run could not apply is none of its caller's documents.
+    let code = if code == DOCUMENTS_CHANGED { "call_conflict".to_owned() } else { code };
+    Reason { code: Cow::Owned(code), message }
+}

@@ -1,0 +1,245 @@
+//! Runs that act outside the server: said durably before the first byte leaves, so that a process
+//! that dies in between leaves behind what it was about to do, and a hold that still ends.
+//!
+//! A started run ends with the [`ApplyRun`](super::ApplyRun) that says so, or is lost: by
+//! [`LoseRun`], or when [`STARTED_MS_MAX`] are over. A lost run's outcome is unknown, it costs
+//! nothing, and what was held for it is given back.
+
+use serde::{Deserialize, Serialize};
+use supervision::{Command, Handle, Refusal, Timestamp, Turn};
+use types::{CallId, HoldId, SharePercent};
+
+use super::{Action, ExtensionSession, RanItem, Scope, SessionEvent, SettleRun};
+use crate::hosts::OUTCOME_UNKNOWN;
+
+/// How long a started run may take until it is lost, in milliseconds: longer than it waits for its
+/// turn, for what is outside, and for its own steps together.
+pub const STARTED_MS_MAX: i64 = 180_000;
+/// Started runs of one session.
+pub const STARTED_MAX: usize = 256;
+
+/// One call of a started run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StartedCall {
+    /// Its place in the batch, from 0.
+    pub index: u32,
+    /// The function, cut as in [`RanItem`].
+    pub function: String,
+    /// What it may change.
+    pub action: Action,
+}
+
+/// A call or batch is about to act outside the server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Started {
+    /// The call or batch.
+    pub id: CallId,
+    /// Whose session it is.
+    pub scope: Scope,
+    /// The app's version that runs.
+    pub app_version: String,
+    /// The calls, in their order.
+    pub calls: Vec<StartedCall>,
+    /// What is held for it.
+    pub hold: Option<HoldId>,
+    /// The developer's share of the price.
+    pub share: SharePercent,
+    /// When it is lost.
+    pub until: Timestamp,
+}
+
+/// A started call or batch never came to an end that is known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The call or batch.
+    pub id: CallId,
+    /// Whose session it is.
+    pub scope: Scope,
+    /// The app's version.
+    pub app_version: String,
+    /// The calls, each with the outcome `outcome_unknown`.
+    pub items: Vec<RanItem>,
+}
+
+/// Tokens that the completions of one call have used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// The call's place in the batch, from 0.
+    pub index: u32,
+    /// The model.
+    pub model: String,
+    /// Tokens read.
+    pub prompt_tokens: u64,
+    /// Tokens written.
+    pub completion_tokens: u64,
+}
+
+/// What the completions of a run have used; recorded with the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Completed {
+    /// The call or batch.
+    pub id: CallId,
+    /// By call and model.
+    pub usage: Vec<Usage>,
+}
+
+/// Says that a run is about to act outside. Nothing leaves before this is answered. Repeated it
+/// changes nothing.
+#[derive(Clone, Debug)]
+pub struct StartRun {
+    /// The call or batch; `until` is set by the session.
+    pub started: Started,
+}
+
+impl Command for StartRun {
+    const NAME: &'static str = "start_run";
+}
+
+impl Handle<StartRun> for ExtensionSession {
+    type Reply = ();
+
+    fn handle(turn: &mut Turn<'_, Self>, command: StartRun) -> Result<(), Refusal> {
+        let until = turn.now().plus_ms(STARTED_MS_MAX);
+        let started = Started { until, ..command.started };
+        let session = turn.state();
+        if session.started.contains_key(&started.id) {
+            return Ok(());
+        }
+        if session.started.len() >= STARTED_MAX || session.is_full() {
+            return Err(Refusal::busy());
+        }
+        turn.record(SessionEvent::Started(started));
+        Ok(())
+    }
+}
+
+/// Ends a started run whose outcome will not be known. One that has ended stays as it is.
+#[derive(Clone, Copy, Debug)]
+pub struct LoseRun {
+    /// The call or batch.
+    pub id: CallId,
+}
+
+impl Command for LoseRun {
+    const NAME: &'static str = "lose_run";
+    const ESSENTIAL: bool = true;
+}
+
+impl Handle<LoseRun> for ExtensionSession {
+    type Reply = ();
+
+    fn handle(turn: &mut Turn<'_, Self>, command: LoseRun) -> Result<(), Refusal> {
+        if turn.state().started.contains_key(&command.id) {
+            lose(turn, command.id);
+        }
+        Ok(())
+    }
+}
+
+/// Loses the runs whose time is over.
+pub(super) fn lose_late(turn: &mut Turn<'_, ExtensionSession>) {
+    let now = turn.now();
+    let late = turn.state().started.values().filter(|started| started.until <= now);
+    let late: Vec<CallId> = late.map(|started| started.id).collect();
+    for id in late {
+        lose(turn, id);
+    }
+}
+
+fn lose(turn: &mut Turn<'_, ExtensionSession>, id: CallId) {
+    let Some(started) = turn.state().started.get(&id).cloned() else { return };
+    let item = |call: StartedCall| RanItem {
+        index: call.index,
+        function: call.function,
+        action: call.action,
+        succeeded: false,
+        price: 0,
+        fee: 0,
+        error_code: Some(OUTCOME_UNKNOWN.to_owned()),
+        duration_us: 0,
+    };
+    let Started { scope, app_version, calls, .. } = started;
+    let items = calls.into_iter().map(item).collect();
+    turn.record(SessionEvent::Lost(Lost { id, scope, app_version, items }));
+    let run = turn.state().unsettled.get(&id).cloned();
+    if let Some(run) = run {
+        turn.effect(SettleRun { id, run });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use supervision::Entity;
+    use supervision::testkit::Given;
+    use types::{AppId, TenantId, UserId};
+
+    use super::*;
+    use crate::session::{Applied, ApplyRun, Ran};
+
+    fn started(id: u128) -> Started {
+        let app = AppId::new("shelf").unwrap();
+        let function = "print".to_owned();
+        Started {
+            id: CallId(id),
+            scope: Scope { tenant: TenantId(7), user: UserId(8), app },
+            app_version: "1.0.0".to_owned(),
+            calls: vec![StartedCall { index: 0, function, action: Action::Write }],
+            hold: Some(HoldId(id)),
+            share: SharePercent::new(70).unwrap(),
+            until: Timestamp(0),
+        }
+    }
+
+    fn ended(id: u128) -> ApplyRun {
+        let Started { id, scope, app_version, hold, share, .. } = started(id);
+        let (items, writes) = (Vec::new(), Vec::new());
+        let ran = Ran { id, scope, app_version, items, writes, hold, share };
+        let usage = vec![Usage {
+            index: 0,
+            model: "small".to_owned(),
+            prompt_tokens: 5,
+            completion_tokens: 2,
+        }];
+        ApplyRun { ran, reads: Vec::new(), usage, is_started: true }
+    }
+
+    fn given() -> Given<ExtensionSession> {
+        Given::nothing().when(StartRun { started: started(1) }).then()
+    }
+
+    #[test]
+    fn a_started_run_is_pending_until_it_ends_or_its_time_does() {
+        let given = given();
+        assert!(given.state().is_pending() && given.state().resume().is_empty());
+        let deadline = given.now().plus_ms(STARTED_MS_MAX);
+        assert_eq!(given.state().next_deadline(), Some(deadline));
+        let then = given.when(ended(1));
+        assert_eq!((then.outcome.clone(), then.events.len()), (Ok(Applied::Now), 2));
+        let given = then.then();
+        assert_eq!((given.state().next_deadline(), given.state().tokens), (None, [5, 2]));
+        assert!(given.when(LoseRun { id: CallId(1) }).events.is_empty());
+    }
+
+    #[test]
+    fn a_lost_run_costs_nothing_and_does_not_come_back() {
+        let then = given().later_ms(STARTED_MS_MAX).when_due();
+        let SessionEvent::Lost(lost) = &then.events[0] else { panic!("{:?}", then.events) };
+        assert_eq!(lost.items[0].error_code.as_deref(), Some(OUTCOME_UNKNOWN));
+        let effect = &then.effects[0];
+        assert!(effect.run.items.is_empty() && effect.run.hold == HoldId(1));
+        let given = then.then();
+        assert!(given.state().is_pending(), "its hold is still to be released");
+        assert_eq!(given.when(ended(1)).refused().0, "run_lost");
+    }
+
+    #[test]
+    fn a_session_has_only_so_many_started_runs() {
+        let given = (1..=STARTED_MAX as u128)
+            .fold(Given::<ExtensionSession>::nothing(), |given, id| {
+                given.when(StartRun { started: started(id) }).then()
+            });
+        let then = given.when(StartRun { started: started(1) });
+        assert!(then.events.is_empty() && then.outcome.is_ok());
+        assert_eq!(then.then().when(StartRun { started: started(0) }).refused().0, "busy");
+    }
+}
