@@ -61,6 +61,7 @@ pub fn declare_keys(document: &mut utoipa::openapi::OpenApi) {
         "submit",
         "act",
         "take_backup",
+        "publish_event",
     ];
     for path in document.paths.paths.values_mut() {
         for operation in path.post.iter_mut().chain(path.put.iter_mut()) {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use activity::feed::{Feed, Tellers};
 use activity::operator_act::{self, Noted};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use identity::claim::ClaimKey;
@@ -286,7 +287,10 @@ pub(crate) fn build(args: &ServeArgs, builder: SystemBuilder, identity: &Arc<Ide
     let built_in: Vec<Arc<dyn extensions::BuiltIn>> = vec![DeveloperApp::new(apps.clone())];
     let extensions = extensions::Extensions::new(settings, apps.clone(), built_in);
     let market = Market::new(apps);
-    let system = market::register(extensions::register(builder)).start();
+    let feed = Feed::new(tellers());
+    let system = market::register(extensions::register(builder.port(feed.clone()))).start();
+    let epochs = identity.epochs().clone();
+    feed.attach(system.journal(), move || epochs.rises());
     Built { system, extensions, market }
 }
 
@@ -320,6 +324,7 @@ async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, 
         started: Instant::now(),
         stopping: stopping.clone(),
     });
+    end_readers_at_stop(&app);
     let (supervisor, supervisor_ended) =
         Actor::spawn(None, supervisor(&app, board, args.keep), ()).await?;
     let front = Front::new(app.clone(), routes::router(app.clone()));
@@ -352,6 +357,25 @@ async fn note_accepted_loss(system: &System, hash: &str) -> Result<(), Refusal> 
     let act =
         Noted { kind: text("journal"), id: text("head"), action: text("accept_loss"), reason };
     operator_act::note(system, Home(0), act, system.system_origin()).await
+}
+
+/// How the feed tells the records of each kind.
+fn tellers() -> Tellers {
+    Tellers::default()
+        .with("app", control::tell::tell)
+        .with("extension_session", extensions::tell)
+        .with("session", identity::tell::tell_session)
+        .with("tenant", identity::tell::tell_tenant)
+        .with("wallet", billing::tell::tell)
+}
+
+/// Ends the readers of the feed when the server stops, so that nobody waits for them.
+fn end_readers_at_stop(app: &App) {
+    let (feed, mut stopping) = (app.system.port::<Feed>(), app.stopping.clone());
+    tokio::spawn(async move {
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+        feed.close();
+    });
 }
 
 fn describers() -> activity::Describers {

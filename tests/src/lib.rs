@@ -7,6 +7,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
+mod events;
+
+pub use events::{Event, EventStream};
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;

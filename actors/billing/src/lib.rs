@@ -8,6 +8,7 @@
 pub mod numbers;
 pub mod plans;
 pub mod sign_up;
+pub mod tell;
 pub mod verification;
 pub mod wallet;
 

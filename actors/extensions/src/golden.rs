@@ -56,6 +56,20 @@ fn samples() -> Vec<SessionEvent> {
             hold: Some(HoldId(9)),
             share: SharePercent::new(70).unwrap(),
         }),
+        SessionEvent::Emitted(Emitted {
+            id,
+            scope: Scope {
+                tenant: TenantId(7),
+                user: UserId(8),
+                app: AppId::new("shelf").unwrap(),
+            },
+            events: vec![AppEvent {
+                index: 2,
+                function: "add_book".to_owned(),
+                name: "shelf.added".to_owned(),
+                data: Some(JsonBytes::from(json!({"n": 1}))),
+            }],
+        }),
         SessionEvent::Settled(Settled { id, charged: 0, refused: Some("hold_expired".to_owned()) }),
     ]
 }
@@ -79,6 +93,6 @@ fn each_call_of_a_run_is_an_action() {
     let actions = crate::describe("ran", 1, &event.encode().unwrap());
     let told: Vec<_> = actions.iter().map(|it| (it.index, it.price, it.error.clone())).collect();
     assert_eq!(told, [(0, 3, None), (1, 0, Some("step_failed".to_owned())), (2, 3, None)]);
-    assert!(crate::describe("settled", 1, &samples()[1].encode().unwrap()).is_empty());
+    assert!(crate::describe("settled", 1, &samples()[2].encode().unwrap()).is_empty());
     assert!(crate::describe("ran", 9, &[]).is_empty());
 }

@@ -14,7 +14,9 @@ pub mod runtime;
 pub mod session;
 pub mod view;
 
+mod announce;
 mod describe;
+mod tell;
 
 #[cfg(test)]
 mod golden;
@@ -28,6 +30,7 @@ pub use built_in::{BuiltIn, BuiltInCall};
 pub use catalogue::{Apps, CompiledApp};
 pub use describe::describe;
 pub use runtime::{Call, Extensions, Quote, Request, Settings};
+pub use tell::tell;
 
 /// Registers this crate's kinds.
 pub fn register(builder: SystemBuilder) -> SystemBuilder {

@@ -25,6 +25,7 @@ use supervision::{Address, Begin, Class, IdempotencyKey, Origin, Refusal, System
 use tokio::sync::{RwLock, Semaphore};
 use types::{Amount, AppId, CallId, Caller, HoldId, SharePercent, TenantId, UserId};
 
+use crate::announce;
 use crate::answer::{CallAnswer, Trace};
 use crate::built_in::{BuiltIn, BuiltInCall};
 use crate::catalogue::{Apps, CompiledApp};
@@ -241,7 +242,8 @@ impl Extensions {
             let Executed { items, mut answers, reads, writes } = executed;
             let body = ticket.as_ref().map(|_| flight.shape.render(&answers));
             let ran = flight.ran(&items, writes, hold.id);
-            let command = ApplyRun { ran, reads };
+            let events = announce::events(&flight.app.id, &flight.ir, &flight.calls, &answers);
+            let command = ApplyRun { ran, reads, events };
             let outcome = apply(
                 system,
                 &flight.address,
@@ -252,6 +254,8 @@ impl Extensions {
             );
             match outcome.await {
                 Ok(()) => {
+                    let panels = announce::panels(&flight.ir, &flight.calls, &answers);
+                    announce::refresh(system, &flight.scope, panels);
                     trace(&mut answers, flight.id, items);
                     return Ok(answers);
                 }
@@ -508,7 +512,7 @@ async fn run_built_in(
     let id = CallId(system.new_id());
     let ran = Ran {
         id,
-        scope,
+        scope: scope.clone(),
         app_version: String::new(),
         items: items.clone(),
         writes: Vec::new(),
@@ -519,8 +523,9 @@ async fn run_built_in(
     let (tenant, origin) = (request.tenant, request.origin.clone());
     let mut hold =
         Hold { system: Arc::clone(system), tenant, origin, id: None, call: None, own: false };
-    let command = ApplyRun { ran, reads: Vec::new() };
+    let command = ApplyRun { ran, reads: Vec::new(), events: Vec::new() };
     apply(system, &address, command, &request.origin, ticket.zip(body), &mut hold).await?;
+    announce::refresh(system, &scope, announce::panels_named(&answers));
     trace(&mut answers, id, items);
     Ok(answers)
 }

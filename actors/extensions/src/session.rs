@@ -206,6 +206,30 @@ pub struct Ran {
     pub share: SharePercent,
 }
 
+/// The functions of a run told what they declare.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Emitted {
+    /// The call or batch.
+    pub id: CallId,
+    /// Whose session it is.
+    pub scope: Scope,
+    /// In the order of the calls.
+    pub events: Vec<AppEvent>,
+}
+
+/// An event that an app declares.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AppEvent {
+    /// The call's place in the batch, from 0.
+    pub index: u32,
+    /// The function, cut to [`FUNCTION_CHARACTERS_MAX`].
+    pub function: String,
+    /// The event: the app's id, a dot, and the name that the function declares.
+    pub name: String,
+    /// What the function answered; `None` if that is too large to be told.
+    pub data: Option<JsonBytes>,
+}
+
 /// What was held for a run was drawn, or could not be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settled {
@@ -222,6 +246,8 @@ supervision::events! {
     pub enum SessionEvent {
         /// A call or batch ran.
         Ran(Ran) = "ran", 1;
+        /// Its functions told what they declare.
+        Emitted(Emitted) = "emitted", 1;
         /// It was paid for.
         Settled(Settled) = "settled", 1;
     }
@@ -258,6 +284,7 @@ impl Entity for ExtensionSession {
                     self.unsettled.insert(ran.id, run);
                 }
             }
+            SessionEvent::Emitted(_) => {}
             SessionEvent::Settled(settled) => {
                 self.unsettled.remove(&settled.id);
                 self.charged = self.charged.saturating_add(settled.charged);
@@ -359,6 +386,8 @@ pub struct ApplyRun {
     pub ran: Ran,
     /// What it read.
     pub reads: Vec<ReadRow>,
+    /// What its functions tell.
+    pub events: Vec<AppEvent>,
 }
 
 /// How an [`ApplyRun`] went.
@@ -383,7 +412,7 @@ impl Handle<ApplyRun> for ExtensionSession {
     }
 
     fn handle(turn: &mut Turn<'_, Self>, command: ApplyRun) -> Result<Applied, Refusal> {
-        let ApplyRun { ran, reads } = command;
+        let ApplyRun { ran, reads, events } = command;
         let session = turn.state();
         if session.remembered.contains_key(&ran.id) {
             return Ok(Applied::Before);
@@ -405,8 +434,11 @@ impl Handle<ApplyRun> for ExtensionSession {
             let refusal = Refusal::new(Class::Busy, DOCUMENTS_CHANGED, message);
             return Err(refusal.retry_after(50));
         }
-        let id = ran.id;
+        let (id, scope) = (ran.id, ran.scope.clone());
         turn.record(SessionEvent::Ran(ran));
+        if !events.is_empty() {
+            turn.record(SessionEvent::Emitted(Emitted { id, scope, events }));
+        }
         let run = turn.state().unsettled.get(&id).cloned();
         if let Some(run) = run {
             turn.effect(SettleRun { id, run });
@@ -488,7 +520,7 @@ mod tests {
             hold: Some(HoldId(id)),
             share: SharePercent::new(70).unwrap(),
         };
-        ApplyRun { ran, reads: reads.to_vec() }
+        ApplyRun { ran, reads: reads.to_vec(), events: Vec::new() }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod billing;
 mod calls;
 mod console;
 mod developer;
+mod events;
 mod factors;
 mod import;
 mod invitation_page;
@@ -48,6 +49,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(developer::router())
         .merge(calls::router())
         .merge(actions::router())
+        .merge(events::router())
         .merge(operator::router())
         .merge(tenants::router())
         .merge(members::router())
