@@ -157,8 +157,8 @@ async fn user_caller(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem
         api_keys::check(route(parts), &parts.method, &key.made_for)?;
         return Ok(Some(key.caller.clone()));
     }
-    let caller = app.identity.authenticate(token, app.system.clock().now()).await?;
-    Ok(Some(caller.as_ref().clone()))
+    let verified = app.identity.authenticate(token, app.system.clock().now()).await?;
+    Ok(Some(verified.caller.clone()))
 }
 
 /// The service, and the tenant and user that it acts for.

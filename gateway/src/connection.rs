@@ -7,6 +7,7 @@
 //! - A stopping server waits for whom it is working, and for clients that send or take something;
 //!   one that does neither for [`STALL_GRACE`] is cut off, and a body that does not arrive is an
 //!   error for whoever reads it.
+//! - A client that takes nothing of its answer for [`WRITE_LIMIT`] is cut off.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -28,7 +29,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::Watcher;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::server::Serve;
 
@@ -36,6 +37,8 @@ use crate::server::Serve;
 pub const HEADERS_LIMIT: Duration = Duration::from_secs(10);
 /// How long a stopping server waits for a client that neither sends nor takes anything.
 pub const STALL_GRACE: Duration = Duration::from_secs(2);
+/// How long a client may take nothing at all of what is written to it.
+pub const WRITE_LIMIT: Duration = Duration::from_secs(60);
 /// The most headers of a request.
 const HEADERS_MAX: usize = 64;
 /// The most bytes of a connection's read buffer: what a request's headers must fit into.
@@ -97,7 +100,7 @@ pub async fn serve<S, IO>(
     };
     let Ok(Ok(Some(Spoken { is_http2, begun }))) = spoken else { return };
     let activity = Arc::new(Activity::default());
-    let io = Watched { begun, stream, activity: activity.clone() };
+    let io = Watched { begun, stream, activity: activity.clone(), stall: None };
     let (working, stopping) = (activity.clone(), stop.clone());
     let service = service_fn(move |request: Request<Incoming>| {
         let (serve, at_work) = (serve.clone(), AtWork::new(&working));
@@ -215,6 +218,8 @@ struct Watched<IO> {
     begun: Bytes,
     stream: IO,
     activity: Arc<Activity>,
+    /// Made when a write has to wait.
+    stall: Option<Pin<Box<Sleep>>>,
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
@@ -236,7 +241,17 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Watched<IO> {
 }
 
 impl<IO: AsyncWrite + Unpin> Watched<IO> {
-    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn wrote(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_pending() {
+            let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(WRITE_LIMIT)));
+            ready!(stall.as_mut().poll(context));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        self.stall = None;
         if matches!(written, Poll::Ready(Ok(1..))) {
             self.activity.note();
         }
@@ -251,7 +266,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.wrote(written)
+        self.wrote(context, written)
     }
 
     fn poll_write_vectored(
@@ -260,7 +275,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.wrote(written)
+        self.wrote(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -346,6 +361,7 @@ impl hyper::body::Body for Arriving {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncWriteExt as _;
 
     #[tokio::test]
     async fn what_is_spoken_is_known_from_its_first_bytes_and_none_is_lost() {
@@ -360,7 +376,7 @@ mod tests {
         assert!(Spoken::of(&mut &PREFACE[..5]).await.unwrap().is_none());
 
         let (begun, activity) = (Bytes::from_static(b"GET "), Arc::default());
-        let mut watched = Watched { begun, stream: &b"/ HTTP"[..], activity };
+        let mut watched = Watched { begun, stream: &b"/ HTTP"[..], activity, stall: None };
         let mut all = String::new();
         watched.read_to_string(&mut all).await.unwrap();
         assert_eq!(all, "GET / HTTP");
@@ -377,6 +393,25 @@ mod tests {
         assert!(timeout(hour, activity.stalled(&mut stop)).await.is_err());
         drop(at_work);
         assert!(timeout(hour, activity.stalled(&mut stop)).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let (near, mut far) = tokio::io::duplex(8);
+        let (begun, activity) = (Bytes::new(), Arc::default());
+        let mut watched = Watched { begun, stream: near, activity, stall: None };
+        let slow = async {
+            for _ in 0..3 {
+                // sleep: the clock is paused, and time is what is tried.
+                sleep(WRITE_LIMIT / 2).await;
+                let mut taken = [0; 8];
+                far.read_exact(&mut taken).await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(watched.write_all(&[7; 32]), slow);
+        assert!(written.is_ok(), "slow is not silent");
+        let silent = watched.write_all(&[7; 32]).await.unwrap_err();
+        assert_eq!(silent.kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use types::RequestId;
 
 use crate::app::App;
 use crate::problem::{self, Problem};
+use crate::query_token;
 use crate::server::Serve;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -80,7 +81,7 @@ impl Serve for Front {
         let trace = sent.as_ref().and_then(trace_parent);
         let request_ref = RequestRef { id: self.app.system.new_id(), trace };
         let id = RequestId(request_ref.id);
-        let uri = request.uri().clone();
+        let path = request.uri().path().to_owned();
         let method = request.method().clone();
         request.extensions_mut().insert(request_ref);
         request.extensions_mut().insert(Peer(peer));
@@ -90,6 +91,7 @@ impl Serve for Front {
             && headers.contains_key(header::CONTENT_LENGTH);
         let route = RouteSlot::default();
         request.extensions_mut().insert(route.clone());
+        query_token::take(&mut request);
         let mut response = if two_lengths {
             let message = "send Content-Length or Transfer-Encoding, not both";
             Problem(Refusal::new(Class::BadRequest, "two_lengths", message)).into_response()
@@ -97,7 +99,7 @@ impl Serve for Front {
             let Ok(response) = self.router.clone().call(request).await;
             response
         };
-        problem::render(&mut response, uri.path(), id);
+        problem::render(&mut response, &path, id);
         let status = response.status();
         let route = route.0.get().map_or("unmatched", MatchedPath::as_str);
         self.app.metrics.count(&method, route, status, started.elapsed());

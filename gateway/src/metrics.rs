@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use activity::feed::Feed;
 use axum::http::{Method, StatusCode};
 use extensions::Outside;
 use identity::mail::PostOffice;
@@ -31,6 +32,11 @@ struct RouteLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabels {
     kind: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -129,6 +135,8 @@ impl Metrics {
         register_kinds(&mut registry, system);
         register_mail(&mut registry, system);
         outside.inspect(|outside| register_outside(&mut registry, outside));
+        register_feed(&mut registry, system);
+        register_process(&mut registry);
         let mut text = String::new();
         encode(&mut text, &registry)?;
         Ok(text)
@@ -197,6 +205,37 @@ fn register_outside(registry: &mut Registry, outside: &Outside) {
     total(model, "tokens_written", "Tokens of completions", written);
 }
 
+fn register_feed(registry: &mut Registry, system: &System) {
+    let Some(feed) = system.find_port::<Feed>() else { return };
+    let figures = feed.figures();
+    let readers = Figure::default();
+    readers.set(figures.readers as i64);
+    registry.register("event_readers", "Readers of the event feed", readers);
+    let dropped = Family::<ReasonLabels, Total>::default();
+    for (reason, count) in figures.dropped {
+        dropped.get_or_create(&ReasonLabels { reason: reason.to_owned() }).inc_by(count);
+    }
+    registry.register("event_readers_dropped", "Readers that the server has ended", dropped);
+}
+
+/// What Linux says of this process; elsewhere nothing is told.
+fn register_process(registry: &mut Registry) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if let Some(bytes) = resident_bytes(&status) {
+        let memory = Figure::default();
+        memory.set(bytes);
+        let help = "Memory of the process that is in use";
+        registry.register_with_unit("process_resident_memory", help, Unit::Bytes, memory);
+    }
+}
+
+/// The line `VmRSS:  1234 kB` of proc_pid_status(5).
+fn resident_bytes(status: &str) -> Option<i64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: i64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1_024)
+}
+
 fn register_kinds(registry: &mut Registry, system: &System) {
     let live = Family::<KindLabels, Figure>::default();
     let quarantined = Family::<KindLabels, Figure>::default();
@@ -222,4 +261,16 @@ fn register_kinds(registry: &mut Registry, system: &System) {
     actors.register("quarantined", "Entities in quarantine", quarantined);
     actors.register("crashes", "Turns that crashed", crashes);
     actors.register("commands", "Commands handled", commands);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_is_read_from_what_the_system_says() {
+        let status = "Name:\tbailiwick\nVmPeak:\t 10 kB\nVmRSS:\t  2048 kB\nThreads:\t3\n";
+        assert_eq!(resident_bytes(status), Some(2_048 * 1_024));
+        assert_eq!(resident_bytes("VmRSS: many"), None);
+    }
 }

@@ -66,6 +66,7 @@ pub fn declare_keys(document: &mut utoipa::openapi::OpenApi) {
         "act",
         "take_backup",
         "import_tenant",
+        "publish_event",
     ];
     for path in document.paths.paths.values_mut() {
         for operation in path.post.iter_mut().chain(path.put.iter_mut()) {

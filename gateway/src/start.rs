@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use activity::feed::{Feed, Tellers};
 use activity::operator_act::{self, Noted};
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use extensions::Outside;
@@ -341,8 +342,11 @@ pub(crate) fn build(
     let builder = builder.port(Arc::new(identity::erasure::Farewells::new(farewells)));
     let portability = Portability::new(identity.clone(), apps.clone());
     let market = Market::new(apps);
-    let builder = market::register(extensions::register(builder));
+    let feed = Feed::new(tellers());
+    let builder = market::register(extensions::register(builder.port(feed.clone())));
     let system = portability::register(builder, &portability).start();
+    let epochs = identity.epochs().clone();
+    feed.attach(system.journal(), move || epochs.rises());
     Ok(Built { system, extensions, market, portability })
 }
 
@@ -378,6 +382,7 @@ async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, 
         started: Instant::now(),
         stopping: stopping.clone(),
     });
+    end_readers_at_stop(&app);
     let (supervisor, supervisor_ended) =
         Actor::spawn(None, supervisor(&app, board, args.keep), ()).await?;
     let front = Front::new(app.clone(), routes::router(app.clone()));
@@ -410,6 +415,25 @@ async fn note_accepted_loss(system: &System, hash: &str) -> Result<(), Refusal> 
     let act =
         Noted { kind: text("journal"), id: text("head"), action: text("accept_loss"), reason };
     operator_act::note(system, Home(0), act, system.system_origin()).await
+}
+
+/// How the feed tells the records of each kind.
+fn tellers() -> Tellers {
+    Tellers::default()
+        .with("app", control::tell::tell)
+        .with("extension_session", extensions::tell)
+        .with("session", identity::tell::tell_session)
+        .with("tenant", identity::tell::tell_tenant)
+        .with("wallet", billing::tell::tell)
+}
+
+/// Ends the readers of the feed when the server stops, so that nobody waits for them.
+fn end_readers_at_stop(app: &App) {
+    let (feed, mut stopping) = (app.system.port::<Feed>(), app.stopping.clone());
+    tokio::spawn(async move {
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+        feed.close();
+    });
 }
 
 fn describers() -> activity::Describers {

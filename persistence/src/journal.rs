@@ -143,6 +143,10 @@ pub(crate) struct Counters {
 /// shard that got records. The same limits as for a [`Rider`].
 pub type Listener = Box<dyn Fn(&[Position]) + Send + Sync>;
 
+/// Called by the writer after each commit, before its riders, with the home of each chain that
+/// got records and the number of its last one. The same limits as for a [`Rider`].
+pub type ChainListener = Box<dyn Fn(&[(Home, u64)]) + Send + Sync>;
+
 pub(crate) struct Shared {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) keys: Arc<KeyRing>,
@@ -154,6 +158,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) space: Arc<SpaceFigures>,
     pub(crate) listeners: RwLock<Vec<Listener>>,
+    pub(crate) chain_listeners: RwLock<Vec<ChainListener>>,
     /// Held by the one backup that may run.
     pub(crate) backup_running: Mutex<()>,
     /// Where a running backup hears of commits.
@@ -250,6 +255,11 @@ impl Journal {
     /// Adds a listener for commits.
     pub fn on_commit(&self, listener: Listener) {
         self.shared.listeners.write().push(listener);
+    }
+
+    /// Adds a listener for chains that have grown.
+    pub fn on_chains(&self, listener: ChainListener) {
+        self.shared.chain_listeners.write().push(listener);
     }
 
     /// The figures.

@@ -34,7 +34,9 @@ pub use blocks::{BlockError, remove_unfinished};
 pub use codec::CodecError;
 pub use engine::{Engine, EngineError};
 pub use generations::Generations;
-pub use journal::{Append, Conflict, Journal, Outcome, Rider, RowChange, Statistics, Ticket};
+pub use journal::{
+    Append, ChainListener, Conflict, Journal, Outcome, Rider, RowChange, Statistics, Ticket,
+};
 pub use layout::{RowKey, RowRange};
 pub use marker::EngineKind;
 pub use open::{FolderLock, OpenError, Options, check_store};

@@ -314,6 +314,7 @@ impl Journal {
             counters: Counters::default(),
             space: space.as_ref().map(|space| space.figures.clone()).unwrap_or_default(),
             listeners: RwLock::new(Vec::new()),
+            chain_listeners: RwLock::new(Vec::new()),
             backup_running: Mutex::default(),
             tap: Mutex::default(),
             folder: OnceLock::new(),

@@ -284,7 +284,9 @@ impl Writer {
         for (stream, (first_seq, entry)) in streams {
             changes.put(layout::stream(&stream, first_seq), codec::encode(&entry)?);
         }
+        let mut grown = Vec::with_capacity(chains.len());
         for (home, (first_chain_seq, entry)) in chains {
+            grown.push((home, entry.last_chain_seq));
             changes.put(layout::chain(home, first_chain_seq), codec::encode(&entry)?);
             if let Some(head) = self.chains.get_mut(&home) {
                 changes.put(layout::chain_head(home), codec::encode(&*head)?);
@@ -311,6 +313,9 @@ impl Writer {
         if !positions.is_empty() {
             for listener in self.shared.listeners.read().iter() {
                 listener(&positions);
+            }
+            for listener in self.shared.chain_listeners.read().iter() {
+                listener(&grown);
             }
         }
         for (rider, outcome) in riders {

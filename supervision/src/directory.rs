@@ -476,6 +476,12 @@ impl<E: Entity> Registered for Arc<Directory<E>> {
         }
     }
 
+    fn observe_last(&self, place: &Place) -> Result<(serde_json::Value, u64), Refusal> {
+        let failed = |error: ReplayError| Refusal::quarantined(&error.to_string());
+        let (entity, seq) = replay(self, place, None).map_err(failed)?;
+        Ok((entity.observe(), seq))
+    }
+
     fn verify(&self, place: &Place) -> Result<bool, Refusal> {
         let (fast, seq) = replay(self, place, None)?;
         let (slow, _) = replay(self, place, Some(seq))?;

@@ -130,6 +130,9 @@ pub trait Registered: Send + Sync {
     fn observe(&self, place: Place) -> BoxFuture<'static, Result<serde_json::Value, Refusal>>;
     /// An entity's state after its record `seq`, redacted.
     fn observe_at(&self, place: &Place, seq: u64) -> Result<serde_json::Value, Refusal>;
+    /// An entity's last durable state, redacted, and the number of the record that it is after.
+    /// Blocks; wakes nobody.
+    fn observe_last(&self, place: &Place) -> Result<(serde_json::Value, u64), Refusal>;
     /// Whether snapshot and later records give what all records give.
     fn verify(&self, place: &Place) -> Result<bool, Refusal>;
     /// What an entity's records give beside its state.
@@ -255,9 +258,14 @@ impl System {
 
     /// A port. Panics if it was not put in: a mistake in the start.
     pub fn port<T: Any + Send + Sync>(&self) -> Arc<T> {
-        let found = self.ports.get(&TypeId::of::<T>()).cloned();
-        let port = found.and_then(|port| port.downcast::<T>().ok());
+        let port = self.find_port::<T>();
         port.unwrap_or_else(|| panic!("no {} was put in", std::any::type_name::<T>()))
+    }
+
+    /// A port that need not be there.
+    pub fn find_port<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        let found = self.ports.get(&TypeId::of::<T>()).cloned();
+        found.and_then(|port| port.downcast::<T>().ok())
     }
 
     /// Every kind.

@@ -8,6 +8,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 pub mod child;
+mod events;
+
+pub use events::{Event, EventStream};
 
 use std::net::SocketAddr;
 use std::path::Path;

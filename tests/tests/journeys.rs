@@ -74,6 +74,9 @@ mod strictness;
 #[path = "journeys/services.rs"]
 mod services;
 
+#[path = "journeys/events.rs"]
+mod events;
+
 #[path = "journeys/operators.rs"]
 mod operators;
 

@@ -2,11 +2,13 @@
 //!
 //! A tenant's actions are its chain of journal records, read as actions: nothing is stored twice,
 //! and what a list shows is what [`Activity::verify`] verifies. What a record of some kind means
-//! is told by the crate that owns the kind, through [`Describers`].
+//! is told by the crate that owns the kind, through [`Describers`]. The [`feed`] tells the same
+//! records to whoever reads along.
 
 mod activity;
 mod cursor;
 mod describe;
+pub mod feed;
 pub mod operator_act;
 mod view;
 

@@ -11,6 +11,7 @@ pub mod new_member;
 pub mod numbers;
 pub mod plans;
 pub mod sign_up;
+pub mod tell;
 pub mod verification;
 pub mod wallet;
 

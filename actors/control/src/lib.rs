@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod pricing;
+pub mod tell;
 
 #[cfg(test)]
 mod golden;

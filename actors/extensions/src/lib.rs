@@ -23,8 +23,10 @@ pub mod session;
 pub mod signing;
 pub mod view;
 
+mod announce;
 mod describe;
 mod hold;
+mod tell;
 
 #[cfg(test)]
 mod golden;
@@ -39,6 +41,7 @@ pub use catalogue::{Apps, CompiledApp};
 pub use describe::describe;
 pub use outside::Outside;
 pub use runtime::{Call, Extensions, Quote, Request, Settings};
+pub use tell::tell;
 
 /// Registers this crate's kinds.
 pub fn register(builder: SystemBuilder) -> SystemBuilder {

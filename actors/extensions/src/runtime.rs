@@ -25,6 +25,7 @@ use supervision::{Address, Begin, Class, IdempotencyKey, Origin, Refusal, System
 use tokio::sync::{RwLock, Semaphore};
 use types::{AppId, CallId, Caller, HoldId, SharePercent, TenantId, UserId, home_of};
 
+use crate::announce;
 use crate::answer::{CallAnswer, Trace};
 use crate::built_in::{BuiltIn, BuiltInCall};
 use crate::catalogue::{Apps, CompiledApp};
@@ -293,8 +294,9 @@ impl Extensions {
             let Executed { items, mut answers, reads, writes } = executed;
             let body = ticket.as_ref().map(|_| flight.shape.render(&answers));
             let ran = flight.ran(&items, writes, hold.id);
+            let events = announce::events(&flight.app.id, &flight.ir, &flight.calls, &answers);
             let (usage, is_started) = (acts.usage.clone(), acts.is_started);
-            let command = ApplyRun { ran, reads, usage, is_started };
+            let command = ApplyRun { ran, reads, usage, is_started, events };
             let outcome = apply(
                 system,
                 &flight.address,
@@ -305,6 +307,8 @@ impl Extensions {
             );
             match outcome.await {
                 Ok(()) => {
+                    let panels = announce::panels(&flight.ir, &flight.calls, &answers);
+                    announce::refresh(system, &flight.scope, panels);
                     trace(&mut answers, flight.id, items);
                     return Ok(answers);
                 }
@@ -511,7 +515,7 @@ async fn run_built_in(
     let id = CallId(system.new_id());
     let ran = Ran {
         id,
-        scope,
+        scope: scope.clone(),
         app_version: String::new(),
         items: items.clone(),
         writes: Vec::new(),
@@ -521,8 +525,10 @@ async fn run_built_in(
     let body = ticket.as_ref().map(|_| shape.render(&answers));
     let (tenant, origin) = (request.tenant, request.origin.clone());
     let mut hold = Hold::none(system, tenant, origin);
-    let command = ApplyRun { ran, reads: Vec::new(), usage: Vec::new(), is_started: false };
+    let (reads, usage, events) = (Vec::new(), Vec::new(), Vec::new());
+    let command = ApplyRun { ran, reads, usage, is_started: false, events };
     apply(system, &address, command, &request.origin, ticket.zip(body), &mut hold).await?;
+    announce::refresh(system, &scope, announce::panels_named(&answers));
     trace(&mut answers, id, items);
     Ok(answers)
 }

@@ -214,6 +214,30 @@ pub struct Ran {
     pub share: SharePercent,
 }
 
+/// The functions of a run told what they declare.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Emitted {
+    /// The call or batch.
+    pub id: CallId,
+    /// Whose session it is.
+    pub scope: Scope,
+    /// In the order of the calls.
+    pub events: Vec<AppEvent>,
+}
+
+/// An event that an app declares.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AppEvent {
+    /// The call's place in the batch, from 0.
+    pub index: u32,
+    /// The function, cut to [`FUNCTION_CHARACTERS_MAX`].
+    pub function: String,
+    /// The event: the app's id, a dot, and the name that the function declares.
+    pub name: String,
+    /// What the function answered; `None` if that is too large to be told.
+    pub data: Option<JsonBytes>,
+}
+
 /// What was held for a run was drawn, or could not be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settled {
@@ -230,6 +254,8 @@ supervision::events! {
     pub enum SessionEvent {
         /// A call or batch ran.
         Ran(Ran) = "ran", 1;
+        /// Its functions told what they declare.
+        Emitted(Emitted) = "emitted", 1;
         /// It was paid for.
         Settled(Settled) = "settled", 1;
         /// What is not paid for is tried once more.
@@ -277,6 +303,7 @@ impl Entity for ExtensionSession {
                     self.unsettled.insert(ran.id, run);
                 }
             }
+            SessionEvent::Emitted(_) => {}
             SessionEvent::Settled(settled) => {
                 // Ids sort by age: as long as the oldest is another each time, nothing is stuck.
                 if self.unsettled.first_key_value().is_some_and(|(id, _)| *id == settled.id) {
@@ -433,6 +460,8 @@ pub struct ApplyRun {
     pub usage: Vec<Usage>,
     /// Whether it was started. One that was lost since is not applied (409, `run_lost`).
     pub is_started: bool,
+    /// What its functions tell.
+    pub events: Vec<AppEvent>,
 }
 
 /// How an [`ApplyRun`] went.
@@ -457,7 +486,7 @@ impl Handle<ApplyRun> for ExtensionSession {
     }
 
     fn handle(turn: &mut Turn<'_, Self>, command: ApplyRun) -> Result<Applied, Refusal> {
-        let ApplyRun { ran, reads, usage, is_started } = command;
+        let ApplyRun { ran, reads, usage, is_started, events } = command;
         let session = turn.state();
         if is_started && !session.started.contains_key(&ran.id) {
             let message = "this took too long: what it did outside is recorded as unknown";
@@ -483,10 +512,13 @@ impl Handle<ApplyRun> for ExtensionSession {
             let refusal = Refusal::new(Class::Busy, DOCUMENTS_CHANGED, message);
             return Err(refusal.retry_after(50));
         }
-        let id = ran.id;
+        let (id, scope) = (ran.id, ran.scope.clone());
         turn.record(SessionEvent::Ran(ran));
         if !usage.is_empty() {
             turn.record(SessionEvent::Completed(Completed { id, usage }));
+        }
+        if !events.is_empty() {
+            turn.record(SessionEvent::Emitted(Emitted { id, scope, events }));
         }
         let run = turn.state().unsettled.get(&id).cloned();
         if let Some(run) = run {
@@ -569,7 +601,8 @@ mod tests {
             hold: Some(HoldId(id)),
             share: SharePercent::new(70).unwrap(),
         };
-        ApplyRun { ran, reads: reads.to_vec(), usage: Vec::new(), is_started: false }
+        let reads = reads.to_vec();
+        ApplyRun { ran, reads, usage: Vec::new(), is_started: false, events: Vec::new() }
     }
 
     #[test]

@@ -53,6 +53,10 @@ pub struct VerifiedKey {
     pub caller: Caller,
     /// What it was made for, which its owner's rights may not cover.
     pub made_for: Scopes,
+    /// The epochs that it was found good under.
+    pub carried: Box<[CarriedEpoch]>,
+    /// When it expires.
+    pub expires_at: Option<Timestamp>,
     last_use: Arc<LastUse>,
 }
 
@@ -327,7 +331,7 @@ impl Identity {
             app: None,
         };
         let of = |class, id, epoch| CarriedEpoch { owner: OwnerKey { class, id }, epoch };
-        let carried = Box::new([
+        let carried: Box<[CarriedEpoch]> = Box::new([
             of(OwnerClass::Tenant, tenant.0, tenant_epoch),
             of(OwnerClass::User, user.0, account.epoch),
             CarriedEpoch {
@@ -337,8 +341,11 @@ impl Identity {
             of(OwnerClass::ApiKey, id.0, 0),
         ]);
         let last_use = self.api_keys.last_use(id, user, tenant);
-        let value = Arc::new(VerifiedKey { caller, made_for: key.scopes, last_use });
-        let until_ms = key.expires_at.map_or(u64::MAX, unix_ms);
+        let (made_for, expires_at) = (key.scopes, key.expires_at);
+        let value =
+            VerifiedKey { caller, made_for, carried: carried.clone(), expires_at, last_use };
+        let value = Arc::new(value);
+        let until_ms = expires_at.map_or(u64::MAX, unix_ms);
         Ok(Some(Verified { value, carried, until_ms }))
     }
 

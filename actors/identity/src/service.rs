@@ -99,6 +99,18 @@ impl Default for IdentitySettings {
     }
 }
 
+/// A user token that is good: what of it is needed again. Not its claims, so that no address in
+/// clear is kept for longer than it is looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VerifiedToken {
+    /// Whom it stands for.
+    pub caller: Caller,
+    /// The epochs it was issued under.
+    pub epochs: CarriedEpochs,
+    /// From when on it is refused.
+    pub expires_at: Timestamp,
+}
+
 /// A user as the user may be shown. The address and the name are in clear: not for logs.
 #[derive(Clone)]
 pub struct UserView {
@@ -150,7 +162,7 @@ pub struct Identity {
     claim_key: Arc<ClaimKey>,
     keys: Arc<SigningKeys>,
     epochs: Arc<Epochs>,
-    tokens: TokenCache<Caller>,
+    tokens: TokenCache<VerifiedToken>,
     pub(crate) api_keys: KeyDesk,
     logins: Mutex<Generations<UserId, Timestamp>>,
     /// How often devices ask whether they are let in.
@@ -245,13 +257,13 @@ impl Identity {
     }
 
     /// Whom a bearer token stands for. 401 `invalid_token` for whatever is no good token.
-    pub async fn authenticate(&self, bearer: &str, now: Timestamp) -> Result<Arc<Caller>, Refusal> {
+    pub async fn authenticate(&self, bearer: &str, now: Timestamp) -> Result<Arc<VerifiedToken>, Refusal> {
         if bearer.len() > TOKEN_BYTES_MAX {
             return Err(invalid_token());
         }
         let digest = CredentialDigest::of(bearer);
         match self.tokens.get(&digest, unix_ms(now)) {
-            Some(caller) => Ok(caller),
+            Some(verified) => Ok(verified),
             None => self.verify(bearer, digest, now).await,
         }
     }
@@ -261,7 +273,7 @@ impl Identity {
         bearer: &str,
         digest: CredentialDigest,
         now: Timestamp,
-    ) -> Result<Arc<Caller>, Refusal> {
+    ) -> Result<Arc<VerifiedToken>, Refusal> {
         let (keys, now_ms) = (self.keys.get()?.set, unix_ms(now));
         let IdentitySettings { issuer, audience, .. } = &self.settings;
         let claims = token::verify(&keys, bearer, now_ms, issuer, audience).map_err(|error| {
@@ -286,8 +298,9 @@ impl Identity {
             scopes: claims.scopes.into_iter().collect(),
             app: None,
         };
-        // Not the claims: an address in clear is not kept for longer than it is looked at.
-        let verified = token_cache::Verified { carried, until_ms, value: Arc::new(caller) };
+        let expires_at = Timestamp(i64::try_from(until_ms).unwrap_or(i64::MAX));
+        let value = Arc::new(VerifiedToken { caller, epochs: claims.epochs, expires_at });
+        let verified = token_cache::Verified { carried, until_ms, value };
         self.tokens.admit(digest, verified, now_ms).ok_or_else(invalid_token)
     }
 

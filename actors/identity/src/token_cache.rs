@@ -121,6 +121,11 @@ impl Epochs {
         self.rises.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// A number that is another after each rise.
+    pub fn rises(&self) -> u64 {
+        self.rises.load(Ordering::SeqCst)
+    }
+
     /// The epoch of `owner` as far as it is remembered.
     pub fn current(&self, owner: &OwnerKey) -> u64 {
         self.shard(owner).read().get(owner).map_or(0, |known| known.value)

@@ -161,7 +161,7 @@ impl World {
 
     async fn caller(&self, tokens: &Tokens) -> Caller {
         let caller = self.identity.authenticate(&tokens.access_token, self.now()).await;
-        caller.unwrap().as_ref().clone()
+        caller.unwrap().caller.clone()
     }
 
     async fn is_good(&self, tokens: &Tokens) -> bool {
@@ -211,6 +211,7 @@ async fn a_login_gives_tokens_that_say_who_it_is() {
     let caller = world.identity.authenticate(&tokens.access_token, world.now()).await.unwrap();
     let again = world.identity.authenticate(&tokens.access_token, world.now()).await.unwrap();
     assert!(Arc::ptr_eq(&caller, &again), "the second time it is remembered");
+    let caller = &caller.caller;
     let keys = world.identity.signing_keys().get().unwrap().set;
     let now_ms = world.now().0 as u64;
     let claims = token::verify(&keys, &tokens.access_token, now_ms, "bailiwick", "bailiwick");
@@ -218,7 +219,7 @@ async fn a_login_gives_tokens_that_say_who_it_is() {
     assert_eq!((caller.user, caller.session), (Some(user), Some(tokens.session)));
     assert_eq!((caller.role.as_str(), caller.scopes.covers("any:thing")), ("owner", true));
     assert_eq!((claims.email.as_str(), claims.exp - claims.iat), (EMAIL, 900));
-    let me = world.identity.me(&caller).await.unwrap();
+    let me = world.identity.me(caller).await.unwrap();
     assert_eq!((me.email.as_str(), me.name.as_deref()), (EMAIL, Some("Ada")));
     assert_eq!((me.role.as_str(), me.last_login), ("owner", Some(START)));
     let tenants = world.identity.tenants(user).await.unwrap();

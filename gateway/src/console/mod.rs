@@ -22,6 +22,7 @@
 
 mod pages;
 
+use activity::feed::FeedFigures;
 use persistence::Statistics;
 use serde::{Serialize, Serializer};
 use supervision::monitor::{ActorView, KindView};
@@ -61,6 +62,8 @@ pub struct TreeView {
     pub requests: u64,
     /// The system's own actors, in the order they start.
     pub system: Vec<ChildView>,
+    /// Who reads the event feed.
+    pub feed: FeedFigures,
     /// Every kind.
     pub kinds: Vec<KindView>,
     /// Live actors; a server with very many lists some of them. Each goes out with its

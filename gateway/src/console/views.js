@@ -67,7 +67,8 @@ export function overview(tree) {
       tile("Durable records", count(statistics.records), per("records")),
       tile("Journal queue", count(statistics.queue_depth), `Engine ${tree.engine}`),
       tile("Live actors", count(live(tree)), `of ${plural(tree.kinds.length, "kind")}`),
-      tile("Reminders waiting", count(tree.reminders_waiting))),
+      tile("Reminders waiting", count(tree.reminders_waiting)),
+      tile("Event readers", count(tree.feed.readers), dropped(tree.feed))),
     card("What needs attention", found.length
       ? h("ul", { class: "attention" }, found.map(({ state, link, text }) =>
           h("li", { class: state }, text[0], link ? h("a", { href: link }, text[1]) : null)))
@@ -75,7 +76,23 @@ export function overview(tree) {
     card("Busiest entities", busiest.length
       ? actorTable(null, busiest)
       : empty("No entity is live. Entities come to memory with their first command.")),
+    card("Event readers by tenant", tree.feed.tenants.length
+      ? table(null, READER_COLUMNS, tree.feed.tenants, (row) => row.tenant_id)
+      : empty("Nobody reads events.")),
   ];
+}
+
+const READER_COLUMNS = [
+  ["Tenant", (row) => h("code", {}, row.tenant_id)],
+  ["Readers", (row) => count(row.readers), true],
+  ["Dropped", (row) => count(row.dropped), true],
+];
+
+/** How many readers the server has ended, and why. */
+function dropped(feed) {
+  const reasons = Object.entries(feed.dropped);
+  if (!reasons.length) return "None was dropped.";
+  return reasons.map(([reason, times]) => `${reason} ${count(times)}`).join(", ");
 }
 
 const opening = (key, isOpen, summary, ...inner) =>

@@ -62,6 +62,11 @@ impl Target {
         Err(failed(last))
     }
 
+    /// Opens a connection that speaks nothing yet.
+    pub(crate) async fn connect(&self) -> io::Result<TcpStream> {
+        TcpStream::connect(self.address).await
+    }
+
     /// Builds a request to `path` (origin form); a body is sent as JSON.
     pub(crate) fn prepare(
         &self,

@@ -11,6 +11,7 @@
 
 mod client;
 pub(crate) mod progress;
+mod readers;
 mod report;
 mod runner;
 mod scenario;
@@ -48,7 +49,7 @@ pub struct LoadArgs {
 
     /// What to measure; `all` runs every scenario that needs no file, one after another
     #[arg(long, default_value = scenario::ALL,
-          value_parser = PossibleValuesParser::new(scenario::names().chain([storm::NAME])))]
+          value_parser = PossibleValuesParser::new(names()))]
     scenario: String,
 
     /// Connections, each with one request at a time
@@ -71,6 +72,14 @@ pub struct LoadArgs {
     /// The users who log in at once in the scenario `login-storm`
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(1..=4096))]
     logins: u16,
+
+    /// The readers of the event feed in the scenario `readers`
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    readers: u32,
+
+    /// The tenants that they are spread over; a user has at most 100 readers
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    tenants: u32,
 
     /// The calls of one batch
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1_000))]
@@ -227,6 +236,9 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
     if name == storm::NAME {
         return storm::run(&setup, &target, profile.duration, json.as_deref()).await;
     }
+    if name == readers::NAME {
+        return readers::run(&setup, &target, profile.duration, json.as_deref()).await;
+    }
     let chosen: Vec<_> = scenario::named(&name).collect();
     let mut reports = Vec::new();
     let mut failures = Vec::new();
@@ -261,6 +273,11 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
 struct Failure {
     scenario: &'static str,
     reason: String,
+}
+
+/// The names that the command line accepts.
+fn names() -> impl Iterator<Item = &'static str> {
+    scenario::names().chain([storm::NAME, readers::NAME])
 }
 
 async fn measure(

@@ -136,6 +136,25 @@ impl Setup {
         usize::from(self.args.batch_size)
     }
 
+    /// How many readers there are, and how many tenants they are spread over.
+    pub(crate) fn readers(&self) -> (usize, usize) {
+        let readers = self.args.readers as usize;
+        (readers, readers.min(self.args.tenants as usize))
+    }
+
+    /// Registers users, each in a tenant of its own, some at a time.
+    pub(crate) async fn register_members(&self, count: usize) -> Result<Vec<Member>, LoadError> {
+        let taken = AtomicUsize::new(0);
+        let lanes = (0..LANES.min(count)).map(|_| async {
+            let (mut lane, mut members) = (self.lane(), Vec::new());
+            while taken.fetch_add(1, Ordering::Relaxed) < count {
+                members.push(lane.register().await?.0);
+            }
+            Ok::<_, LoadError>(members)
+        });
+        Ok(try_join_all(lanes).await?.into_iter().flatten().collect())
+    }
+
     /// The tokens of the token file, one a line.
     pub(crate) async fn read_tokens(&self) -> Result<Vec<Secret>, LoadError> {
         let options = "--token-file";

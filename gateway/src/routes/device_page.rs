@@ -107,10 +107,10 @@ async fn settle(app: &App, who: Anyone, fields: Fields) -> Result<bool, Refusal>
     let credentials = Credentials { email, password, otp, tenant, life };
     let tokens = log_in(app, who, credentials).await?;
     let now = app.system.clock().now();
-    let caller = identity.authenticate(&tokens.access_token, now).await?;
-    let origin = app.origin(&caller, request);
+    let verified = identity.authenticate(&tokens.access_token, now).await?;
+    let origin = app.origin(&verified.caller, request);
     let decided =
-        identity.decide_device_login(&caller, &user_code, approves, true, origin).await;
+        identity.decide_device_login(&verified.caller, &user_code, approves, true, origin).await;
     if !approves || decided.is_err() {
         identity.logout(&tokens.refresh_token, request).await?;
     }

@@ -97,9 +97,9 @@ async fn join(app: &App, who: Anyone, fields: Fields) -> Result<String, Refusal>
     let credentials = Credentials { email, password, otp, tenant: None, life };
     let tokens = log_in(app, who, credentials).await?;
     let now = app.system.clock().now();
-    let caller = identity.authenticate(&tokens.access_token, now).await?;
-    let origin = app.origin(&caller, request);
-    let joined = identity.accept_invitation(address, &caller, true, origin).await;
+    let verified = identity.authenticate(&tokens.access_token, now).await?;
+    let origin = app.origin(&verified.caller, request);
+    let joined = identity.accept_invitation(address, &verified.caller, true, origin).await;
     identity.logout(&tokens.refresh_token, request).await?;
     joined.map(|Joining { role, .. }| role)
 }

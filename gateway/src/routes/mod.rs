@@ -12,6 +12,7 @@ mod device;
 mod device_page;
 mod factor_removal;
 mod erasure;
+mod events;
 mod factors;
 mod hosts;
 mod import;
@@ -61,6 +62,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(hosts::router())
         .merge(calls::router())
         .merge(actions::router())
+        .merge(events::router())
         .merge(operator::router())
         .merge(tenants::router())
         .merge(members::router())

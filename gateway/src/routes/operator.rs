@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use activity::feed::Feed;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -121,6 +122,7 @@ pub(super) fn tree_view(app: &App) -> TreeView {
         statistics: app.system.journal().statistics(),
         requests: app.metrics.requests(),
         system: app.board.read().clone(),
+        feed: app.system.port::<Feed>().figures(),
         kinds: app.system.kinds().iter().map(|kind| kind.kind_view()).collect(),
         actors,
         reminders_waiting: app.system.reminders().waiting(),

@@ -132,6 +132,7 @@ impl Matrix {
         id("/v1/auth/sessions/", "id", |it| &it.session);
         id("/v1/tenants/", "after", |it| &it.invitation);
         id("/v1/billing/holds/", "id", |it| &it.hold);
+        id("/v1/internal/events/", "id", |it| &it.hold);
         id("/v1/operator/tenants/", "id", |it| &it.user.id);
         id("/v1/operator/actors/", "id", |it| &it.user.id);
         id("/v1/operator/users/", "id", |it| &it.user.id);
@@ -311,7 +312,8 @@ fn cases(document: &Value, path: &str, method: &str, operation: &Value) -> Vec<C
     let place = |place: &str| -> Vec<String> {
         let all = operation["parameters"].as_array().into_iter().flatten();
         let named = all.filter(|it| it["in"] == place).map(|it| text(&it["name"]));
-        named.filter(|name| !NO_IDS.contains(&name.as_str())).collect()
+        let is_id = |name: &str| !NO_IDS.contains(&name) && !SECRETS.contains(&name);
+        named.filter(|name| is_id(name)).collect()
     };
     let method: Method = method.to_uppercase().parse().unwrap();
     let schema = &operation["requestBody"]["content"]["application/json"]["schema"];

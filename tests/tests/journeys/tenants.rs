@@ -25,7 +25,7 @@ async fn refresh(api: &Api, tokens: &Value) -> journeys::Answer {
 }
 
 /// The token behind an invitation's link, as the mail has it.
-fn link(server: &Server, invitation: &Value) -> String {
+pub(super) fn link(server: &Server, invitation: &Value) -> String {
     let id: InvitationId = text(&invitation["id"]).parse().unwrap();
     let keys = server.running.app.system.port::<LinkKey>();
     keys.token(Purpose::Invitation, id.0).to_string()

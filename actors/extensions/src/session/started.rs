@@ -200,7 +200,8 @@ mod tests {
             prompt_tokens: 5,
             completion_tokens: 2,
         }];
-        ApplyRun { ran, reads: Vec::new(), usage, is_started: true }
+        let (reads, events) = (Vec::new(), Vec::new());
+        ApplyRun { ran, reads, usage, is_started: true, events }
     }
 
     fn given() -> Given<ExtensionSession> {
