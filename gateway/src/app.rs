@@ -6,7 +6,7 @@ use std::time::Instant;
 use activity::Activity;
 use extensions::Extensions;
 use identity::Identity;
-use market::Market;
+use market::{Freezer, Market};
 use supervision::reminders::Recovered;
 use supervision::supervisor::Board;
 use supervision::{Origin, RequestRef, System};
@@ -31,6 +31,8 @@ pub struct Parts {
     pub extensions: Arc<Extensions>,
     /// Developers and their apps.
     pub market: Arc<Market>,
+    /// Freezing tenants, users and apps.
+    pub freezer: Arc<Freezer>,
     /// The action chain's views.
     pub activity: Arc<Activity>,
     /// The token that services show.

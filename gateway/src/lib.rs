@@ -33,6 +33,7 @@ pub mod server;
 pub mod start;
 pub mod strict;
 pub mod tls;
+pub mod turnstile;
 pub mod verify;
 pub mod wording;
 

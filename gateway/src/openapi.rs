@@ -60,6 +60,12 @@ pub fn declare_keys(document: &mut utoipa::openapi::OpenApi) {
         "quote",
         "submit",
         "act",
+        "freeze_tenant",
+        "freeze_user",
+        "freeze_app",
+        "resume_tenant",
+        "resume_user",
+        "resume_app",
         "take_backup",
     ];
     for path in document.paths.paths.values_mut() {

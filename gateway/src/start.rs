@@ -15,7 +15,7 @@ use identity::passkey::Site;
 use identity::password::{Hasher, PasswordPolicy};
 use identity::signing_keys::SigningAlgorithm;
 use identity::{Identity, IdentitySettings};
-use market::{DeveloperApp, Market};
+use market::{DeveloperApp, Freezer, Market};
 use persistence::{
     EngineKind, FolderLock, Journal, MasterKey, OpenError, Options, SealError, Shard,
 };
@@ -273,6 +273,7 @@ pub(crate) struct Built {
     pub(crate) system: Arc<System>,
     extensions: Arc<extensions::Extensions>,
     market: Arc<Market>,
+    freezer: Arc<Freezer>,
 }
 
 pub(crate) fn build(args: &ServeArgs, builder: SystemBuilder, identity: &Arc<Identity>) -> Built {
@@ -281,35 +282,44 @@ pub(crate) fn build(args: &ServeArgs, builder: SystemBuilder, identity: &Arc<Ide
     let apps = extensions::Apps::new();
     let settings = extensions::Settings {
         platform_price_per_call: args.call_price,
+        frozen: identity.frozen().clone(),
         ..extensions::Settings::default()
     };
     let built_in: Vec<Arc<dyn extensions::BuiltIn>> = vec![DeveloperApp::new(apps.clone())];
     let extensions = extensions::Extensions::new(settings, apps.clone(), built_in);
     let market = Market::new(apps);
+    let freezer = Freezer::new(extensions.clone(), identity.frozen().clone());
+    let builder = builder.port(freezer.clone());
     let system = market::register(extensions::register(builder)).start();
-    Built { system, extensions, market }
+    Built { system, extensions, market, freezer }
 }
 
 /// Lets what was built serve.
 async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, StartError> {
     let Opened { listener, address, tls, fresh, lock, master, identity } = opened;
-    let Built { system, extensions, market } = built;
+    let Built { system, extensions, market, freezer } = built;
     identity.start(&system).await?;
     let given = args.operator_password.as_ref().map(|password| password.0.clone());
     let bootstrap = identity.ensure_operator(&args.operator_email, given).await?;
     if let Some(hash) = &args.accept_loss {
         note_accepted_loss(&system, hash).await?;
     }
+    let admission = Admission::new(args.tenant_rate, args.anonymous_rate);
+    freezer.watch(admission.turnstile().clone());
+    let frozen = freezer.load(&system);
+    if frozen > 0 {
+        tracing::info!(frozen, "what operators have frozen is frozen still");
+    }
     let recovered = system.recover()?;
     let (service_token, derived) = service_token(args, &master)?;
     let (stop, stopping) = watch::channel(false);
     let board = Board::default();
-    let admission = Admission::new(args.tenant_rate, args.anonymous_rate);
     let app = App::new(Parts {
         system,
         identity,
         extensions,
         market,
+        freezer,
         activity: Arc::new(activity::Activity::new(describers())),
         service_token: ServiceToken::new(&service_token),
         metrics_for: args.metrics_for,

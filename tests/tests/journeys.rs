@@ -68,3 +68,6 @@ mod tls;
 
 #[path = "journeys/storage.rs"]
 mod storage;
+
+#[path = "journeys/freezes.rs"]
+mod freezes;

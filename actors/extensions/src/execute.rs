@@ -42,6 +42,8 @@ pub struct Job<R> {
     pub fee: i64,
     /// How long one call may run.
     pub run_time_max: Duration,
+    /// Whether it was stopped: what runs then ends at its next step.
+    pub is_stopped: Box<dyn Fn() -> bool + Send>,
     /// The present.
     pub now: Timestamp,
 }
@@ -61,7 +63,7 @@ pub struct Executed {
 impl<R: Rows> Job<R> {
     /// Runs it.
     pub fn execute(self) -> Executed {
-        let Self { app, ir, calls, scope, rows, scopes, fee, run_time_max, now } = self;
+        let Self { app, ir, calls, scope, rows, scopes, fee, run_time_max, is_stopped, now } = self;
         let user = json!({"id": scope.user, "imperal_id": scope.user, "tenant_id": scope.tenant});
         let tenant = json!({"id": scope.tenant, "tenant_id": scope.tenant});
         let input = Input {
@@ -76,7 +78,7 @@ impl<R: Rows> Job<R> {
         for (index, call) in calls.iter().enumerate() {
             let started = Instant::now();
             let deadline = (started + run_time_max).min(batch_started + BATCH_TIME_MAX);
-            let expired = || Instant::now() >= deadline;
+            let expired = || Instant::now() >= deadline || is_stopped();
             let input = Input { params: call.params.clone(), ..input.clone() };
             let parts: (&mut dyn ir::Documents, &mut dyn Host) = (&mut view, &mut Nobody);
             let outcome = ir::run(&ir, &call.function, input, Limits::default(), parts, &expired);

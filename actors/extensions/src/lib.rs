@@ -2,16 +2,19 @@
 //!
 //! Reading order, which is the way of a call: [`runtime`] authorises and pays, [`catalogue`] knows
 //! the app, [`execute`] runs it over a [`view`] of the documents, [`session`] takes in what came of
-//! it, [`answer`] is what the caller gets. [`built_in`] is for apps that are part of the server;
+//! it, [`answer`] is what the caller gets. [`flights`] knows what is under way, [`turns`] whose run
+//! is next. [`built_in`] is for apps that are part of the server;
 //! [`ir`] is the format that all others are written in.
 
 pub mod answer;
 pub mod built_in;
 pub mod catalogue;
 pub mod execute;
+pub mod flights;
 pub mod ir;
 pub mod runtime;
 pub mod session;
+pub mod turns;
 pub mod view;
 
 mod describe;
@@ -27,6 +30,7 @@ pub use answer::CallAnswer;
 pub use built_in::{BuiltIn, BuiltInCall};
 pub use catalogue::{Apps, CompiledApp};
 pub use describe::describe;
+pub use flights::{Flights, Flying, Stopped};
 pub use runtime::{Call, Extensions, Quote, Request, Settings};
 
 /// Registers this crate's kinds.

@@ -7,6 +7,7 @@
 //! - A run whose documents changed under it is run again, alone with that session in this process,
 //!   at most [`ATTEMPTS_MAX`] times in all, under the same hold.
 //! - With an idempotency key the outcome is recorded together with what was done.
+//! - A run that was stopped ([`crate::flights`]) is not recorded, and its hold is released.
 //!
 //! Deliberate limits
 //! - No confirmations, no calls between apps, no app hosts yet.
@@ -18,22 +19,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use billing::wallet::{PlaceHold, Release, Wallet, wallet_address};
+use identity::frozen::Frozen;
 use serde::Serialize;
 use serde_json::Value;
 use supervision::idempotency::Ticketed;
 use supervision::{Address, Begin, Class, IdempotencyKey, Origin, Refusal, System};
-use tokio::sync::{RwLock, Semaphore};
+use tokio::sync::RwLock;
 use types::{Amount, AppId, CallId, Caller, HoldId, SharePercent, TenantId, UserId};
 
 use crate::answer::{CallAnswer, Trace};
 use crate::built_in::{BuiltIn, BuiltInCall};
 use crate::catalogue::{Apps, CompiledApp};
 use crate::execute::{Executed, Job, ran_item};
+use crate::flights::{Flight, Flights, Flying};
 use crate::ir::{self, ActionType};
 use crate::session::{
     Action, ApplyRun, BATCH_ITEMS_MAX, DOCUMENTS_CHANGED, DocumentWrite, ExtensionSession, NOBODY,
     Ran, RanItem, Scope,
 };
+use crate::turns::Turns;
 use crate::view::SystemRows;
 
 /// How long the money for a run is held at most, in milliseconds.
@@ -52,8 +56,10 @@ pub struct Settings {
     pub platform_price_per_call: i64,
     /// How long one call may run.
     pub run_time_max: Duration,
-    /// How many calls or batches run at once.
+    /// How many calls or batches run at once; up to twice as many for tenants that have none.
     pub runs_at_once: usize,
+    /// What is frozen: shared with whoever freezes.
+    pub frozen: Arc<Frozen>,
 }
 
 impl Default for Settings {
@@ -63,6 +69,7 @@ impl Default for Settings {
             platform_price_per_call: 1,
             run_time_max: Duration::from_secs(2),
             runs_at_once: cores,
+            frozen: Arc::default(),
         }
     }
 }
@@ -117,21 +124,47 @@ pub struct Extensions {
     settings: Settings,
     apps: Arc<Apps>,
     built_in: Vec<Arc<dyn BuiltIn>>,
-    runs: Arc<Semaphore>,
+    turns: Arc<Turns>,
+    flights: Arc<Flights>,
     lanes: Vec<RwLock<()>>,
 }
 
 impl Extensions {
     /// A runtime for the apps of a catalogue and for those that are built in.
     pub fn new(settings: Settings, apps: Arc<Apps>, built_in: Vec<Arc<dyn BuiltIn>>) -> Arc<Self> {
-        let runs = Arc::new(Semaphore::new(settings.runs_at_once.max(1)));
+        let (turns, flights) = (Turns::new(settings.runs_at_once), Arc::default());
         let lanes = std::iter::repeat_with(RwLock::default).take(LANES).collect();
-        Arc::new(Self { settings, apps, built_in, runs, lanes })
+        Arc::new(Self { settings, apps, built_in, turns, flights, lanes })
     }
 
     /// The catalogue.
     pub fn apps(&self) -> &Arc<Apps> {
         &self.apps
+    }
+
+    #[cfg(test)]
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    #[cfg(test)]
+    pub(crate) fn turns(&self) -> &Arc<Turns> {
+        &self.turns
+    }
+
+    /// What is under way.
+    pub fn flights(&self) -> &Arc<Flights> {
+        &self.flights
+    }
+
+    /// Enters a run, unless its tenant, user or app is frozen. Looked at only now that whoever
+    /// freezes one finds this run.
+    fn take_off(&self, request: &Request, id: CallId, app: &AppId) -> Result<Flight, Refusal> {
+        let (tenant, user) = (request.tenant, request.user);
+        let flight = self.flights.enter(Flying { id, tenant, user, app: app.clone() });
+        self.settings.frozen.check(tenant, user)?;
+        self.settings.frozen.check_app(app)?;
+        Ok(flight)
     }
 
     /// Whether an app is part of the server.
@@ -193,7 +226,7 @@ impl Extensions {
         shape: Shape,
     ) -> Result<Vec<CallAnswer>, Refusal> {
         if let Some(app) = self.built_in(&request.app) {
-            return run_built_in(system, app.as_ref(), request, &calls, shape).await;
+            return self.run_built_in(system, app.as_ref(), request, &calls, shape).await;
         }
         let (app, ir) = self.admit(system, &request, &calls).await?;
         let scope = scope_of(&request, app.id.clone());
@@ -204,9 +237,10 @@ impl Extensions {
         };
         let quote = self.price(&app, &ir, &calls);
         let id = CallId(system.new_id());
+        let flight = self.take_off(&request, id, &app.id)?;
         let hold = Hold::place(system, &request, id, &quote, &app.id).await?;
-        let flight = Flight { id, scope, address, app, ir, calls: Arc::new(calls), shape };
-        self.fly(system, &request, flight, hold, ticket).await
+        let plan = Plan { flight, scope, address, app, ir, calls: Arc::new(calls), shape };
+        self.fly(system, &request, plan, hold, ticket).await
     }
 
     /// Runs until it is recorded, or tried too often.
@@ -214,16 +248,16 @@ impl Extensions {
         &self,
         system: &Arc<System>,
         request: &Request,
-        flight: Flight,
+        plan: Plan,
         mut hold: Hold,
         mut ticket: Option<Ticketed>,
     ) -> Result<Vec<CallAnswer>, Refusal> {
-        let lane = &self.lanes[lane_of(&flight.scope)];
+        let lane = &self.lanes[lane_of(&plan.scope)];
         let mut refused = Refusal::busy();
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 0 {
                 // The key was given back with the refusal: somebody may have been quicker.
-                match begin(system, &flight.address, request.idempotency.as_ref()).await? {
+                match begin(system, &plan.address, request.idempotency.as_ref()).await? {
                     Begun::Recorded(answers) => return Ok(answers),
                     Begun::New(again) => ticket = again,
                 }
@@ -237,22 +271,18 @@ impl Extensions {
             });
             // What waits too long would outlive its hold, and run unpaid.
             let Ok((_shared, _alone)) = entered.await else { return Err(Refusal::busy()) };
-            let executed = self.execute(system, request, &flight).await?;
+            let executed = self.execute(system, request, &plan).await?;
             let Executed { items, mut answers, reads, writes } = executed;
-            let body = ticket.as_ref().map(|_| flight.shape.render(&answers));
-            let ran = flight.ran(&items, writes, hold.id);
-            let command = ApplyRun { ran, reads };
-            let outcome = apply(
-                system,
-                &flight.address,
-                command,
-                &request.origin,
-                ticket.take().zip(body),
-                &mut hold,
-            );
-            match outcome.await {
+            let body = ticket.as_ref().map(|_| plan.shape.render(&answers));
+            let command = ApplyRun { ran: plan.ran(&items, writes, hold.id), reads };
+            plan.flight.land()?;
+            let recorded = ticket.take().zip(body);
+            let outcome =
+                apply(system, &plan.address, command, &request.origin, recorded, &mut hold).await;
+            plan.flight.landed(outcome.is_ok());
+            match outcome {
                 Ok(()) => {
-                    trace(&mut answers, flight.id, items);
+                    trace(&mut answers, plan.flight.id(), items);
                     return Ok(answers);
                 }
                 Err(refusal) if refusal.code == DOCUMENTS_CHANGED => refused = refusal,
@@ -266,24 +296,28 @@ impl Extensions {
         &self,
         system: &Arc<System>,
         request: &Request,
-        flight: &Flight,
+        plan: &Plan,
     ) -> Result<Executed, Refusal> {
-        let waited = tokio::time::timeout(START_WAIT_MAX, self.runs.clone().acquire_owned());
-        let Ok(Ok(permit)) = waited.await else { return Err(Refusal::busy()) };
+        let turn = tokio::select! {
+            turn = tokio::time::timeout(START_WAIT_MAX, self.turns.take(request.tenant)) => turn,
+            refusal = plan.flight.stopped() => return Err(refusal),
+        };
+        let Ok(turn) = turn else { return Err(Refusal::busy()) };
         let job = Job {
-            app: Arc::clone(&flight.app),
-            ir: Arc::clone(&flight.ir),
-            calls: Arc::clone(&flight.calls),
-            scope: flight.scope.clone(),
-            rows: SystemRows::new(system, &flight.scope),
+            app: Arc::clone(&plan.app),
+            ir: Arc::clone(&plan.ir),
+            calls: Arc::clone(&plan.calls),
+            scope: plan.scope.clone(),
+            rows: SystemRows::new(system, &plan.scope),
             scopes: request.caller.scopes.as_slice().into(),
             fee: self.settings.platform_price_per_call,
             run_time_max: self.settings.run_time_max,
+            is_stopped: Box::new(plan.flight.watch()),
             now: system.clock().now(),
         };
         let run = tokio::task::spawn_blocking(move || {
             let executed = job.execute();
-            drop(permit);
+            drop(turn);
             executed
         });
         run.await.map_err(|_| Refusal::crashed())
@@ -302,6 +336,7 @@ impl Extensions {
         if !app.is_visible_to(request.tenant, request.user) {
             return Err(missing());
         }
+        self.settings.frozen.check_app(&id)?;
         let Some(ir) = app.ir.clone() else {
             let message = "no version of this app is deployed yet";
             return Err(Refusal::conflict("not_deployed", message));
@@ -325,6 +360,47 @@ impl Extensions {
         };
         let calls: Vec<_> = calls.iter().map(quoted).collect();
         Quote { total: calls.iter().map(|call| call.price + call.fee).sum(), calls }
+    }
+
+    async fn run_built_in(
+        &self,
+        system: &Arc<System>,
+        app: &dyn BuiltIn,
+        request: Request,
+        calls: &[Call],
+        shape: Shape,
+    ) -> Result<Vec<CallAnswer>, Refusal> {
+        authorise(&request.caller, app.id(), calls, |function| app.action_type(function))?;
+        let id = AppId::new(app.id()).map_err(|_| Refusal::not_found("app"))?;
+        let scope = scope_of(&request, id.clone());
+        let address = scope.address();
+        let ticket = match begin(system, &address, request.idempotency.as_ref()).await? {
+            Begun::Recorded(answers) => return Ok(answers),
+            Begun::New(ticket) => ticket,
+        };
+        let flight = self.take_off(&request, CallId(system.new_id()), &id)?;
+        let (items, mut answers) = carry_out(system, app, &request, calls, shape, &flight).await?;
+        let id = flight.id();
+        let ran = Ran {
+            id,
+            scope,
+            app_version: String::new(),
+            items: items.clone(),
+            writes: Vec::new(),
+            hold: None,
+            share: SharePercent::new(0).map_err(|_| Refusal::crashed())?,
+        };
+        let body = ticket.as_ref().map(|_| shape.render(&answers));
+        let (tenant, origin) = (request.tenant, request.origin.clone());
+        let mut hold =
+            Hold { system: Arc::clone(system), tenant, origin, id: None, call: None, own: false };
+        let command = ApplyRun { ran, reads: Vec::new() };
+        // What was done stands, and so it is recorded, stopped or not.
+        let _ = flight.land();
+        apply(system, &address, command, &request.origin, ticket.zip(body), &mut hold).await?;
+        flight.landed(true);
+        trace(&mut answers, id, items);
+        Ok(answers)
     }
 
     fn built_in(&self, app: &str) -> Option<&Arc<dyn BuiltIn>> {
@@ -352,8 +428,8 @@ impl Shape {
 }
 
 /// A call or batch under way.
-struct Flight {
-    id: CallId,
+struct Plan {
+    flight: Flight,
     scope: Scope,
     address: Address<ExtensionSession>,
     app: Arc<CompiledApp>,
@@ -362,10 +438,10 @@ struct Flight {
     shape: Shape,
 }
 
-impl Flight {
+impl Plan {
     fn ran(&self, items: &[RanItem], writes: Vec<DocumentWrite>, hold: Option<HoldId>) -> Ran {
         Ran {
-            id: self.id,
+            id: self.flight.id(),
             scope: self.scope.clone(),
             app_version: self.app.version.clone(),
             items: items.to_vec(),
@@ -489,42 +565,6 @@ async fn apply(
     outcome
 }
 
-async fn run_built_in(
-    system: &Arc<System>,
-    app: &dyn BuiltIn,
-    request: Request,
-    calls: &[Call],
-    shape: Shape,
-) -> Result<Vec<CallAnswer>, Refusal> {
-    authorise(&request.caller, app.id(), calls, |function| app.action_type(function))?;
-    let id = AppId::new(app.id()).map_err(|_| Refusal::not_found("app"))?;
-    let scope = scope_of(&request, id);
-    let address = scope.address();
-    let ticket = match begin(system, &address, request.idempotency.as_ref()).await? {
-        Begun::Recorded(answers) => return Ok(answers),
-        Begun::New(ticket) => ticket,
-    };
-    let (items, mut answers) = carry_out(system, app, &request, calls, shape).await?;
-    let id = CallId(system.new_id());
-    let ran = Ran {
-        id,
-        scope,
-        app_version: String::new(),
-        items: items.clone(),
-        writes: Vec::new(),
-        hold: None,
-        share: SharePercent::new(0).map_err(|_| Refusal::crashed())?,
-    };
-    let body = ticket.as_ref().map(|_| shape.render(&answers));
-    let (tenant, origin) = (request.tenant, request.origin.clone());
-    let mut hold =
-        Hold { system: Arc::clone(system), tenant, origin, id: None, call: None, own: false };
-    let command = ApplyRun { ran, reads: Vec::new() };
-    apply(system, &address, command, &request.origin, ticket.zip(body), &mut hold).await?;
-    trace(&mut answers, id, items);
-    Ok(answers)
-}
-
 /// Carries the calls out, one after the other. A refusal ends a single call; in a batch it is the
 /// answer to the call it was met by.
 async fn carry_out(
@@ -533,6 +573,7 @@ async fn carry_out(
     request: &Request,
     calls: &[Call],
     shape: Shape,
+    flight: &Flight,
 ) -> Result<(Vec<RanItem>, Vec<CallAnswer>), Refusal> {
     let (mut items, mut answers) = (Vec::new(), Vec::new());
     for (index, call) in calls.iter().enumerate() {
@@ -548,7 +589,10 @@ async fn carry_out(
         };
         let action = app.action_type(&call.function);
         let outcome = match action {
-            Some(_) => app.call(called).await,
+            Some(_) => match flight.check() {
+                Ok(()) => app.call(called).await,
+                Err(stopped) => Err(stopped),
+            },
             None => {
                 let message = format!("{} has no function {:?}", app.id(), call.function);
                 Ok(CallAnswer::error("function_not_found", message))

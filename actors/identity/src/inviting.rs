@@ -143,7 +143,7 @@ impl Identity {
     }
 
     /// Accepts an invitation for the caller's user, and waits until the user is a member. 410 when
-    /// it is over, 403 `other_address`, 409 when the tenant or the user has no room.
+    /// it is over, 403 `other_address` or `frozen`, 409 when the tenant or the user has no room.
     pub async fn accept_invitation(
         &self,
         address: Address<Invitation>,
@@ -155,6 +155,7 @@ impl Identity {
         let me = self.me(caller).await?;
         let email = EmailAddress::new(&me.email)?;
         let invitations = system.directory::<Invitation>();
+        self.frozen().check(TenantId(address.place().home.0), None)?;
         self.check_room(me.id).await?;
         let email_tag = email.claim(self.claim_key()).id().to_owned();
         let accept = Accept { user: me.id, email_tag, may_repeat };

@@ -11,6 +11,7 @@ mod acting;
 pub mod api_key;
 pub mod claim;
 pub mod factor_login;
+pub mod frozen;
 pub mod invitation;
 mod inviting;
 pub mod key_check;
@@ -71,6 +72,7 @@ pub fn register(builder: SystemBuilder, identity: &Arc<Identity>) -> SystemBuild
         .port(identity.clone())
         .port(identity.claim_key().clone())
         .port(identity.epochs().clone())
+        .port(identity.frozen().clone())
         .port(identity.signing_keys().clone())
         .port(Arc::new(mail_link::LinkKey::of(identity.claim_key())))
 }

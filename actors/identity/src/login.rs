@@ -136,7 +136,7 @@ pub(crate) struct Entry {
 impl Identity {
     /// Checks a password and opens a session. 401 `invalid_credentials`, `second_factor_required`
     /// or `invalid_second_factor`, 429 `too_many_attempts`, 403 `account_disabled`, `not_a_member`,
-    /// `tenant_inactive` or `second_factor_enrolment_required`.
+    /// `tenant_inactive`, `frozen` or `second_factor_enrolment_required`.
     pub async fn login(&self, attempt: LoginAttempt) -> Result<Tokens, Refusal> {
         self.login_showing(attempt, Shown::default()).await
     }
@@ -244,6 +244,7 @@ impl Identity {
         let Some((tenant, membership)) = account.membership.clone() else {
             return forbidden("not_a_member", "you do not belong to this tenant");
         };
+        self.frozen().check(tenant, Some(account.user))?;
         let look = |tenant: &Tenant| tenant.is_active().then_some(tenant.epoch);
         let tenants = system.directory::<Tenant>();
         let epoch = tenants.look(&Tenant::address(tenant), system.system_origin(), look).await?;
@@ -336,7 +337,8 @@ impl Identity {
     }
 
     /// Uses a refresh token. 401 `invalid_token` when it is not good, or was used before; 403
-    /// `tenant_inactive` while the tenant is off.
+    /// `tenant_inactive` while the tenant is off, and `frozen` while it or the user is frozen: the
+    /// token is not used by that, and good once they go on.
     pub async fn refresh(
         &self,
         presented: &str,
@@ -346,6 +348,7 @@ impl Identity {
         let system = self.system()?;
         let located = self.locate(&system, presented).ok_or_else(invalid_token)?;
         let Located { token, session, user, tenant } = located;
+        self.frozen().check(tenant, Some(user))?;
         let address = Session::address(session, user, tenant);
         let origin = origin_of(user, request);
         let present = Present { token };

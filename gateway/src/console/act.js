@@ -2,6 +2,7 @@
 // answer is shown on the entity's page.
 
 import { byId, h } from "./dom.js";
+import { freezePath, isFreezable, sentence } from "./freeze.js";
 import { SessionEnded, api, saying } from "./session.js";
 
 /** The acts: what the button says, and what will happen. */
@@ -13,6 +14,10 @@ const ACTS = {
       "from its records."],
   quarantine: ["Quarantine", "It ends at once and takes no command until it is released."],
   release: ["Release", "It takes commands again, and its crashes are forgotten."],
+  freeze: ["Freeze",
+    "Every credential for it is refused and nothing new of it begins. What runs is stopped, what " +
+      "is held is released, and the receipt says what was. It can be undone."],
+  resume: ["Resume", "It goes on as it was; what waited meanwhile comes a few at a time."],
   verify: ["Verify",
     "All its records are replayed and compared with what its snapshot gives. Nothing changes."],
 };
@@ -20,8 +25,9 @@ const ACTS = {
 let asked = null;
 
 /** The buttons for an entity; `onAnswer` gets what came of an act. */
-export function actButtons({ kind, id }, { isLive, isQuarantined }, onAnswer) {
+export function actButtons({ kind, id }, { isLive, isQuarantined, isFrozen }, onAnswer) {
   const names = ["passivate", "restart", isQuarantined ? "release" : "quarantine", "verify"];
+  if (isFreezable(kind)) names.push(isFrozen ? "resume" : "freeze");
   // What is not in memory can neither leave it nor start anew.
   const needsActor = ["passivate", "restart"];
   return h("div", { class: "buttons" }, names.map((name) =>
@@ -39,8 +45,20 @@ function ask(name, kind, id, onAnswer) {
   byId("act-go").textContent = title;
   byId("act-error").textContent = "";
   byId("act-reason").value = "";
+  byId("act-classes").hidden = name !== "freeze";
   byId("act").showModal();
   byId("act-reason").focus();
+}
+
+/** Asks for an act, and answers what came of it. */
+async function sent(name, kind, id, reason) {
+  if (name === "freeze" || name === "resume") {
+    const chosen = name === "freeze" ? { reason_class: byId("act-class").value } : {};
+    const answer = await api(freezePath(name, kind, id), { body: { reason, ...chosen } });
+    return { done: true, message: sentence(await answer.json()) };
+  }
+  const path = `/v1/operator/actors/${encodeURIComponent(kind)}/${encodeURIComponent(id)}`;
+  return (await api(path, { body: { action: name, reason } })).json();
 }
 
 async function carryOut(event) {
@@ -49,9 +67,8 @@ async function carryOut(event) {
   const [button, error] = [byId("act-go"), byId("act-error")];
   [button.disabled, error.textContent] = [true, ""];
   try {
-    const path = `/v1/operator/actors/${encodeURIComponent(kind)}/${encodeURIComponent(id)}`;
-    const body = { action: name, reason: byId("act-reason").value };
-    const { done, message } = await (await api(path, { body })).json();
+    const reason = byId("act-reason").value;
+    const { done, message } = await sent(name, kind, id, reason);
     byId("act").close();
     onAnswer({ done, text: `${ACTS[name][0]}: ${message}` });
   } catch (failure) {

@@ -12,6 +12,7 @@
 //! | `GET /v1/operator/stream` | server-sent events `tree`, each second, data [`TreeView`] |
 //! | `GET /v1/operator/actors/{kind}/{id}?at=SEQ&before=SEQ&limit=N` | [`ActorPage`] |
 //! | `POST` the same, `{action, reason}` | `{done, message}`: an act, noted before it is done |
+//! | `POST /v1/operator/{tenants,users,apps}/{id}/freeze`, `…/resume` | a freeze, its receipt |
 //!
 //! Rates (per second) are made by the script from two trees that follow each other, so that the
 //! server keeps no figures for who is looking. No state is edited here: what an operator may do
@@ -28,6 +29,7 @@ use types::TenantId;
 pub use pages::page;
 
 use crate::assets::Asset;
+use crate::routes::freezes::FreezeView;
 
 /// The files that the page is made of: one style, and the modules of the script.
 pub const FILES: &[Asset] = &[
@@ -36,6 +38,7 @@ pub const FILES: &[Asset] = &[
     Asset { name: "act.js", text: include_str!("act.js") },
     Asset { name: "dom.js", text: include_str!("dom.js") },
     Asset { name: "entity.js", text: include_str!("entity.js") },
+    Asset { name: "freeze.js", text: include_str!("freeze.js") },
     Asset { name: "parts.js", text: include_str!("parts.js") },
     Asset { name: "session.js", text: include_str!("session.js") },
     Asset { name: "status.js", text: include_str!("status.js") },
@@ -85,6 +88,8 @@ pub struct ActorPage {
     pub view: Option<ActorView>,
     /// Why it is in quarantine, if it is.
     pub quarantine: Option<String>,
+    /// The last freeze of the tenant, user or app that it is, with its receipt.
+    pub freeze: Option<FreezeView>,
     /// The state after record `at`, redacted; null if it cannot be told.
     pub state: serde_json::Value,
     /// Why the state cannot be told.

@@ -10,6 +10,8 @@
 //! generator shares the machine with the server unless it runs elsewhere: figures include its cost.
 
 mod client;
+mod flood;
+mod probe;
 pub(crate) mod progress;
 mod report;
 mod runner;
@@ -39,6 +41,11 @@ const WARM_UP_SECONDS: u64 = 1;
 /// How long answers are awaited after the end, in seconds; what is still open then is a fault.
 const DRAIN_SECONDS_MAX: u64 = 10;
 
+/// What `--scenario` takes.
+fn names() -> impl Iterator<Item = &'static str> {
+    scenario::names().chain([storm::NAME, flood::NAME])
+}
+
 /// The options of `bailiwick load`.
 #[derive(clap::Args, Debug)]
 pub struct LoadArgs {
@@ -48,7 +55,7 @@ pub struct LoadArgs {
 
     /// What to measure; `all` runs every scenario that needs no file, one after another
     #[arg(long, default_value = scenario::ALL,
-          value_parser = PossibleValuesParser::new(scenario::names().chain([storm::NAME])))]
+          value_parser = PossibleValuesParser::new(names()))]
     scenario: String,
 
     /// Connections, each with one request at a time
@@ -178,6 +185,9 @@ pub enum LoadError {
     /// The results could not be printed.
     #[error("cannot print the results")]
     Print(#[source] io::Error),
+    /// The password of the users could not be hashed.
+    #[error("cannot hash a password")]
+    Hash(#[source] identity::password::HashError),
     /// The system gave no random bytes.
     #[error("the system's random source failed")]
     Random,
@@ -226,6 +236,9 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
     let setup = Setup::new(args, target.clone(), profile.span())?;
     if name == storm::NAME {
         return storm::run(&setup, &target, profile.duration, json.as_deref()).await;
+    }
+    if name == flood::NAME {
+        return flood::run(&setup, &target, &profile, json.as_deref()).await;
     }
     let chosen: Vec<_> = scenario::named(&name).collect();
     let mut reports = Vec::new();

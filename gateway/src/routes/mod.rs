@@ -9,6 +9,7 @@ mod calls;
 mod console;
 mod developer;
 mod factors;
+pub(crate) mod freezes;
 mod import;
 mod invitation_page;
 mod keys;
@@ -56,6 +57,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(import::router())
         .merge(signing_keys::router())
         .merge(operator_actors::router())
+        .merge(freezes::router())
         .merge(backups::router())
         .split_for_parts();
     openapi::declare_keys(&mut document);

@@ -130,6 +130,9 @@ impl Matrix {
         id("/v1/billing/holds/", "id", |it| &it.hold);
         id("/v1/operator/tenants/", "id", |it| &it.user.id);
         id("/v1/operator/actors/", "id", |it| &it.user.id);
+        id("/v1/operator/users/", "id", |it| &it.user.id);
+        id("/v1/operator/apps/", "id", |it| &it.app);
+        id("/v1/operator/frozen/", "id", |it| &it.user.id);
         Self { server, asker: own.user, ids }
     }
 
