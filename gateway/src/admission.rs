@@ -1,50 +1,48 @@
-//! Who may come in now: rates by tenant and by address, and places in flight by tenant, so that
-//! one tenant's flood is that tenant's 429 and nobody else's wait.
+//! Who may come in now: rates by tenant and by address, and each tenant's share of what is worked
+//! on at once ([`crate::turnstile`]), so that one tenant's flood is that tenant's 429 and nobody
+//! else's wait.
+//!
+//! A refusal costs as little as can be: it comes before a body is read. Whoever goes on all the
+//! same hears further refusals late ([`REFUSAL_DELAY`]), so that a client which sends its next
+//! request once the last one is answered is slowed down to what refusing it costs nobody anything.
 
-use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use parking_lot::Mutex;
 use supervision::{Class, Refusal};
+use tokio::sync::Semaphore;
 use types::TenantId;
 
-/// How many requests of one tenant may be in flight.
-pub const IN_FLIGHT_MAX: u32 = 4_096;
-/// How many shards the counters have, against contention.
-const SHARDS: usize = 16;
+use crate::turnstile::{Place, Turnstile};
+
+/// How many refusals a second a tenant or an address hears at once; further ones come late.
+pub const REFUSALS_AT_ONCE: u32 = 20;
+/// How late.
+pub const REFUSAL_DELAY: Duration = Duration::from_millis(500);
+/// How many refusals wait at most; beyond, they come at once.
+pub const REFUSALS_WAITING_MAX: usize = 2_048;
 /// Beyond this many keys a limiter forgets those whose time is over.
 const KEYS_KEPT: usize = 100_000;
 
+/// A rate by key, and how often of late somebody was refused by it.
+struct Limit<K: Hash + Eq + Clone> {
+    rate: DefaultKeyedRateLimiter<K>,
+    refusals: DefaultKeyedRateLimiter<K>,
+    per_second: u32,
+}
+
 /// The limits in force.
 pub struct Admission {
-    tenants: DefaultKeyedRateLimiter<u128>,
-    addresses: DefaultKeyedRateLimiter<IpAddr>,
-    in_flight: Arc<[Mutex<HashMap<u128, u32>>; SHARDS]>,
+    tenants: Limit<u128>,
+    addresses: Limit<IpAddr>,
+    turnstile: Arc<Turnstile>,
+    delays: Semaphore,
     clock: DefaultClock,
-    tenant_rate: u32,
-    anonymous_rate: u32,
-}
-
-/// A tenant's place in flight, given back when it is dropped.
-pub struct Place {
-    tenant: u128,
-    in_flight: Arc<[Mutex<HashMap<u128, u32>>; SHARDS]>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.in_flight[self.tenant as usize % SHARDS].lock();
-        if let Some(count) = counts.get_mut(&self.tenant) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.tenant);
-            }
-        }
-    }
 }
 
 fn too_many(rate: u32, whose: &str, wait_ms: u64) -> Refusal {
@@ -56,83 +54,115 @@ fn quota(rate: u32) -> Quota {
     Quota::per_second(NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN))
 }
 
+impl<K: Hash + Eq + Clone> Limit<K> {
+    fn new(per_second: u32) -> Self {
+        let (rate, refusals) = (quota(per_second), quota(REFUSALS_AT_ONCE));
+        let (rate, refusals) = (RateLimiter::keyed(rate), RateLimiter::keyed(refusals));
+        Self { rate, refusals, per_second }
+    }
+
+    /// The refusal, and whether it comes late.
+    fn check(&self, key: &K, whose: &str, clock: &DefaultClock) -> Result<(), (Refusal, bool)> {
+        self.rate.check_key(key).map_err(|until| {
+            let wait = until.wait_time_from(clock.now());
+            let refusal = too_many(self.per_second, whose, wait.as_millis() as u64);
+            (refusal, self.refusals.check_key(key).is_err())
+        })
+    }
+
+    fn housekeep(&self) {
+        for limiter in [&self.rate, &self.refusals] {
+            if limiter.len() > KEYS_KEPT {
+                limiter.retain_recent();
+            }
+        }
+    }
+}
+
 impl Admission {
     /// Limits in requests a second.
     pub fn new(tenant_rate: u32, anonymous_rate: u32) -> Self {
         Self {
-            tenants: RateLimiter::keyed(quota(tenant_rate)),
-            addresses: RateLimiter::keyed(quota(anonymous_rate)),
-            in_flight: Arc::new(std::array::from_fn(|_| Mutex::default())),
+            tenants: Limit::new(tenant_rate),
+            addresses: Limit::new(anonymous_rate),
+            turnstile: Turnstile::new(),
+            delays: Semaphore::new(REFUSALS_WAITING_MAX),
             clock: DefaultClock::default(),
-            tenant_rate,
-            anonymous_rate,
         }
     }
 
-    /// Lets a request of `tenant` in.
-    pub fn enter(&self, tenant: TenantId) -> Result<Place, Refusal> {
-        self.tenants.check_key(&tenant.0).map_err(|until| {
-            let wait = until.wait_time_from(self.clock.now());
-            too_many(self.tenant_rate, "a tenant", wait.as_millis() as u64)
-        })?;
-        let mut counts = self.in_flight[tenant.0 as usize % SHARDS].lock();
-        let count = counts.entry(tenant.0).or_insert(0);
-        if *count >= IN_FLIGHT_MAX {
-            return Err(Refusal::busy());
-        }
-        *count += 1;
-        Ok(Place { tenant: tenant.0, in_flight: self.in_flight.clone() })
+    /// What is in flight.
+    pub fn turnstile(&self) -> &Arc<Turnstile> {
+        &self.turnstile
+    }
+
+    /// Lets a request of `tenant` in, when it is its turn.
+    pub async fn enter(&self, tenant: TenantId) -> Result<Place, Refusal> {
+        let checked = self.tenants.check(&tenant.0, "a tenant", &self.clock);
+        self.refuse(checked).await?;
+        self.turnstile.enter(tenant).await
     }
 
     /// Lets a request without a credential in.
-    pub fn enter_anonymous(&self, address: IpAddr) -> Result<(), Refusal> {
-        self.addresses.check_key(&address).map_err(|until| {
-            let wait = until.wait_time_from(self.clock.now());
-            too_many(self.anonymous_rate, "an address", wait.as_millis() as u64)
-        })
+    pub async fn enter_anonymous(&self, address: IpAddr) -> Result<(), Refusal> {
+        let checked = self.addresses.check(&address, "an address", &self.clock);
+        self.refuse(checked).await
+    }
+
+    async fn refuse(&self, checked: Result<(), (Refusal, bool)>) -> Result<(), Refusal> {
+        let Err((refusal, is_late)) = checked else { return Ok(()) };
+        if is_late && let Ok(_waiting) = self.delays.try_acquire() {
+            tokio::time::sleep(REFUSAL_DELAY).await;
+        }
+        Err(refusal)
     }
 
     /// The policies in the words of the `RateLimit-Policy` header (IETF httpapi draft).
     pub fn policy(&self) -> String {
-        let (tenant, anonymous) = (self.tenant_rate, self.anonymous_rate);
+        let (tenant, anonymous) = (self.tenants.per_second, self.addresses.per_second);
         format!("\"tenant\";q={tenant};w=1, \"anonymous\";q={anonymous};w=1")
     }
 
     /// Forgets keys whose time is over.
     pub fn housekeep(&self) {
-        if self.tenants.len() > KEYS_KEPT {
-            self.tenants.retain_recent();
-        }
-        if self.addresses.len() > KEYS_KEPT {
-            self.addresses.retain_recent();
-        }
+        self.tenants.housekeep();
+        self.addresses.housekeep();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
-    #[test]
-    fn one_tenants_flood_leaves_the_others_alone() {
+    #[tokio::test]
+    async fn one_tenants_flood_leaves_the_others_alone() {
         let admission = Admission::new(3, 1);
         let (flood, quiet) = (TenantId(1), TenantId(2));
         let mut places = Vec::new();
         for _ in 0..3 {
-            places.push(admission.enter(flood).unwrap());
+            places.push(admission.enter(flood).await.unwrap());
         }
-        let refused = admission.enter(flood).err().unwrap();
+        let refused = admission.enter(flood).await.err().unwrap();
         assert_eq!((refused.code.as_str(), refused.class), ("rate_limited", Class::TooMany));
-        assert!(admission.enter(quiet).is_ok());
+        assert!(admission.enter(quiet).await.is_ok());
     }
 
-    #[test]
-    fn a_place_is_given_back() {
-        let admission = Admission::new(100_000, 1);
-        let places: Vec<_> =
-            (0..IN_FLIGHT_MAX).map(|_| admission.enter(TenantId(1)).unwrap()).collect();
-        assert_eq!(admission.enter(TenantId(1)).err().unwrap().code, "busy");
-        drop(places);
-        assert!(admission.enter(TenantId(1)).is_ok());
+    #[tokio::test(start_paused = true)]
+    async fn whoever_goes_on_all_the_same_hears_it_late_and_others_do_not() {
+        let admission = Admission::new(1, 1);
+        let flood = "192.0.2.1".parse().unwrap();
+        assert!(admission.enter_anonymous(flood).await.is_ok());
+        // However slow this machine is, more come at once than are refused at once.
+        let late = loop {
+            let mut refused = Box::pin(admission.enter_anonymous(flood));
+            if (&mut refused).now_or_never().is_none() {
+                break refused;
+            }
+        };
+        let other = "192.0.2.2".parse().unwrap();
+        assert!(admission.enter_anonymous(other).now_or_never().unwrap().is_ok());
+        assert_eq!(late.await.unwrap_err().code, "rate_limited");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use activity::Activity;
 use extensions::Extensions;
 use identity::Identity;
-use market::Market;
+use market::{Freezer, Market};
 use portability::Portability;
 use supervision::reminders::Recovered;
 use supervision::supervisor::Board;
@@ -34,6 +34,8 @@ pub struct Parts {
     pub market: Arc<Market>,
     /// Tenants that move.
     pub portability: Arc<Portability>,
+    /// Freezing tenants, users and apps.
+    pub freezer: Arc<Freezer>,
     /// The action chain's views.
     pub activity: Arc<Activity>,
     /// The token that services show.

@@ -16,12 +16,12 @@ use subtle::ConstantTimeEq as _;
 use supervision::{Refusal, RequestRef};
 use types::{Caller, CallerKind, Scopes, TenantId, UserId};
 
-use crate::admission::Place;
 use crate::api_keys;
 use crate::app::App;
 use crate::front::Peer;
 use crate::places;
 use crate::problem::Problem;
+use crate::turnstile::Place;
 
 /// The service token's digest; the token itself is not kept.
 pub struct ServiceToken([u8; 32]);
@@ -206,16 +206,18 @@ fn service_named(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
     }))
 }
 
-/// Lets a caller in, whoever found out who it is.
-pub(crate) fn enter(parts: &Parts, app: &App, caller: Option<Caller>) -> Result<Entered, Problem> {
+/// Lets a caller in, whoever found out who it is, when it is the turn of its tenant.
+pub(crate) async fn enter(
+    parts: &Parts,
+    app: &App,
+    caller: Option<Caller>,
+) -> Result<Entered, Problem> {
     let request = request_of(parts);
-    match caller {
-        Some(caller) => {
-            let place = app.admission.enter(caller.tenant)?;
-            Ok(Entered { caller, request, _place: Some(place) })
-        }
-        None => Err(Problem::unauthenticated("this needs a credential")),
-    }
+    let caller = caller.ok_or_else(|| Problem::unauthenticated("this needs a credential"))?;
+    let place = app.admission.enter(caller.tenant).await?;
+    // It may have been frozen while this waited: whoever freezes waits for those who are in.
+    app.identity.frozen().check(caller.tenant, caller.user)?;
+    Ok(Entered { caller, request, _place: Some(place) })
 }
 
 /// The request's id, given by the front.
@@ -253,7 +255,7 @@ impl FromRequestParts<App> for Member {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let caller = user_caller(parts, app).await?;
-        enter(parts, app, caller).map(Self)
+        enter(parts, app, caller).await.map(Self)
     }
 }
 
@@ -262,7 +264,7 @@ impl FromRequestParts<App> for Service {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         if let Some(caller) = service_caller(parts, app).await? {
-            return enter(parts, app, Some(caller)).map(Self);
+            return enter(parts, app, Some(caller)).await.map(Self);
         }
         // A user is known here, and still may not.
         match user_caller(parts, app).await? {
@@ -280,7 +282,7 @@ impl FromRequestParts<App> for Either {
             Some(caller) => Some(caller),
             None => user_caller(parts, app).await?,
         };
-        let entered = enter(parts, app, caller)?;
+        let entered = enter(parts, app, caller).await?;
         let acts =
             entered.caller.kind != CallerKind::Service || entered.caller.tenant != TenantId::SYSTEM;
         let message = "name the tenant that you act for";
@@ -297,7 +299,7 @@ impl FromRequestParts<App> for Someone {
             Some(caller) => Some(caller),
             None => user_caller(parts, app).await?,
         };
-        enter(parts, app, caller).map(Self)
+        enter(parts, app, caller).await.map(Self)
     }
 }
 
@@ -306,7 +308,7 @@ impl FromRequestParts<App> for Operator {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let caller = user_caller(parts, app).await?;
-        let entered = enter(parts, app, caller)?;
+        let entered = enter(parts, app, caller).await?;
         let is_operator = entered.caller.is_operator();
         let refusal = || Refusal::forbidden("this needs an operator").into();
         is_operator.then_some(Self(entered)).ok_or_else(refusal)
@@ -335,7 +337,7 @@ impl FromRequestParts<App> for Anyone {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let peer = parts.extensions.get::<Peer>().map(|peer| places::client(peer.0.ip()));
         if let Some(address) = peer {
-            app.admission.enter_anonymous(address)?;
+            app.admission.enter_anonymous(address).await?;
         }
         let device = Whence::new(header(parts, "user-agent").ok().flatten(), peer).to_text();
         let address = peer.map(|address| address.to_string()).unwrap_or_default();

@@ -38,6 +38,7 @@ pub mod start;
 pub mod streaming;
 pub mod strict;
 pub mod tls;
+pub mod turnstile;
 pub mod verify;
 pub mod wording;
 

@@ -21,7 +21,7 @@ use identity::passkey::Site;
 use identity::password::{Hasher, PasswordPolicy};
 use identity::signing_keys::SigningAlgorithm;
 use identity::{Identity, IdentitySettings};
-use market::{DeveloperApp, Market};
+use market::{DeveloperApp, Freezer, Market};
 use persistence::{
     EngineKind, FolderLock, Journal, MasterKey, OpenError, Options, SealError, Shard,
 };
@@ -287,6 +287,7 @@ pub(crate) struct Built {
     extensions: Arc<extensions::Extensions>,
     market: Arc<Market>,
     portability: Arc<Portability>,
+    freezer: Arc<Freezer>,
 }
 
 /// Who is outside: the apps' own hosts, and the model, if there is one.
@@ -330,6 +331,7 @@ pub(crate) fn build(
     let settings = extensions::Settings {
         platform_price_per_call: args.call_price,
         outside: Some(outside.clone()),
+        frozen: identity.frozen().clone(),
         ..extensions::Settings::default()
     };
     let built_in: Vec<Arc<dyn extensions::BuiltIn>> =
@@ -343,17 +345,19 @@ pub(crate) fn build(
     let portability = Portability::new(identity.clone(), apps.clone());
     let market = Market::new(apps);
     let feed = Feed::new(tellers());
-    let builder = market::register(extensions::register(builder.port(feed.clone())));
+    let freezer = Freezer::new(extensions.clone(), identity.frozen().clone());
+    let builder = builder.port(feed.clone()).port(freezer.clone());
+    let builder = market::register(extensions::register(builder));
     let system = portability::register(builder, &portability).start();
     let epochs = identity.epochs().clone();
     feed.attach(system.journal(), move || epochs.rises());
-    Ok(Built { system, extensions, market, portability })
+    Ok(Built { system, extensions, market, portability, freezer })
 }
 
 /// Lets what was built serve.
 async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, StartError> {
     let Opened { listener, address, tls, fresh, lock, master, identity } = opened;
-    let Built { system, extensions, market, portability } = built;
+    let Built { system, extensions, market, portability, freezer } = built;
     Portability::clear(&system);
     identity.start(&system).await?;
     let given = args.operator_password.as_ref().map(|password| password.0.clone());
@@ -361,17 +365,23 @@ async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, 
     if let Some(hash) = &args.accept_loss {
         note_accepted_loss(&system, hash).await?;
     }
+    let admission = Admission::new(args.tenant_rate, args.anonymous_rate);
+    freezer.watch(admission.turnstile().clone());
+    let frozen = freezer.load(&system);
+    if frozen > 0 {
+        tracing::info!(frozen, "what operators have frozen is frozen still");
+    }
     let recovered = system.recover()?;
     let (service_token, derived) = service_token(args, &master)?;
     let (stop, stopping) = watch::channel(false);
     let board = Board::default();
-    let admission = Admission::new(args.tenant_rate, args.anonymous_rate);
     let app = App::new(Parts {
         system,
         identity,
         extensions,
         market,
         portability,
+        freezer,
         activity: Arc::new(activity::Activity::new(describers())),
         service_token: ServiceToken::new(&service_token),
         metrics_for: args.metrics_for,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
@@ -25,6 +26,8 @@ use crate::{ReadError, codec, record};
 
 /// How deep the queue may get before [`Journal::is_full`] asks the callers to stop, in works.
 pub const QUEUE_MAX: usize = 65_536;
+/// How many works beyond that may wait that end, release or stop something.
+pub const QUEUE_RESERVE: usize = 4_096;
 /// How many index entries one read looks at before it pages on.
 const ENTRIES_PER_SCAN: usize = 256;
 
@@ -155,6 +158,8 @@ pub(crate) struct Shared {
     pub(crate) durable: AtomicU64,
     /// The last ticket given, for who must not wait for the queue's lock.
     pub(crate) queued: AtomicU64,
+    /// When the writer last got on, or was first given something to do.
+    pub(crate) moved: Moved,
     pub(crate) counters: Counters,
     pub(crate) space: Arc<SpaceFigures>,
     pub(crate) listeners: RwLock<Vec<Listener>>,
@@ -184,6 +189,29 @@ impl Shared {
             Some(bytes) => decode(&bytes, || format!("the chain head of {}", home.0)),
             None => Ok(ChainHead::default()),
         }
+    }
+}
+
+/// A moment that threads share, to the millisecond.
+pub(crate) struct Moved {
+    origin: Instant,
+    at_ms: AtomicU64,
+}
+
+impl Default for Moved {
+    fn default() -> Self {
+        Self { origin: Instant::now(), at_ms: AtomicU64::new(0) }
+    }
+}
+
+impl Moved {
+    pub(crate) fn note(&self) {
+        self.at_ms.store(self.origin.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn elapsed(&self) -> Duration {
+        let at = Duration::from_millis(self.at_ms.load(Ordering::Relaxed));
+        self.origin.elapsed().saturating_sub(at)
     }
 }
 
@@ -221,6 +249,10 @@ impl Journal {
             return Ticket(u64::MAX);
         }
         queue.closed = matches!(work, Work::Stop);
+        if self.shared.durable.load(Ordering::Relaxed) == queue.last_ticket {
+            // It had nothing to do: what it has not done since counts from now.
+            self.shared.moved.note();
+        }
         queue.last_ticket += 1;
         let ticket = Ticket(queue.last_ticket);
         queue.works.push(work);
@@ -238,8 +270,23 @@ impl Journal {
 
     /// Whether new work should be refused until the writer has caught up.
     pub fn is_full(&self) -> bool {
+        self.waiting() >= QUEUE_MAX as u64
+    }
+
+    /// As [`Journal::is_full`], for what ends, releases or stops something: it has a reserve.
+    pub fn is_full_for_essentials(&self) -> bool {
+        self.waiting() >= (QUEUE_MAX + QUEUE_RESERVE) as u64
+    }
+
+    fn waiting(&self) -> u64 {
         let queued = self.shared.queued.load(Ordering::Relaxed);
-        queued.saturating_sub(self.shared.durable.load(Ordering::Relaxed)) >= QUEUE_MAX as u64
+        queued.saturating_sub(self.shared.durable.load(Ordering::Relaxed))
+    }
+
+    /// How long the writer has had something to do and has finished nothing; `None` while it has
+    /// nothing to do. It asks nobody and waits for nothing.
+    pub fn stuck_for(&self) -> Option<Duration> {
+        (self.waiting() > 0).then(|| self.shared.moved.elapsed())
     }
 
     /// Whether the disk is nearly full, so that only what finishes or frees something should come.
@@ -542,4 +589,32 @@ pub(crate) fn decode<T: serde::de::DeserializeOwned>(
     at: impl FnOnce() -> String,
 ) -> Result<T, ReadError> {
     codec::decode(bytes).map_err(|source| ReadError::Damaged { at: at(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::{EngineKind, MasterKey, Options};
+
+    #[test]
+    fn a_writer_that_gets_nowhere_is_seen_and_an_idle_one_is_not() {
+        let options = Options { engine: EngineKind::Memory, ..Options::new("") };
+        let journal = Journal::open(options, &MasterKey::from_bytes([7; 32])).unwrap();
+        assert_eq!(journal.stuck_for(), None);
+        let (go_on, stands) = channel::<()>();
+        let (came, seen) = channel();
+        journal.ride(Box::new(move |_| {
+            came.send(()).unwrap();
+            let _ = stands.recv();
+        }));
+        seen.recv().unwrap();
+        let (done, finished) = channel();
+        journal.ride(Box::new(move |_| done.send(()).unwrap()));
+        assert!(journal.stuck_for().is_some());
+        go_on.send(()).unwrap();
+        finished.recv().unwrap();
+        assert_eq!(journal.stuck_for(), None);
+    }
 }

@@ -12,7 +12,7 @@ use crate::archive::Archives;
 use crate::codec;
 use crate::engine::{Engine, EngineError, LoggedEngine, MemoryEngine, RedbEngine, TABLE_BYTES};
 use crate::head_file::HeadFile;
-use crate::journal::{Counters, Journal, Queue, Shared};
+use crate::journal::{Counters, Journal, Moved, Queue, Shared};
 use crate::layout::{LAYOUT_VERSION, META, Meta};
 use crate::marker::EngineKind;
 use crate::record::SHARDS;
@@ -311,6 +311,7 @@ impl Journal {
             work_arrived: Condvar::new(),
             durable: 0.into(),
             queued: 0.into(),
+            moved: Moved::default(),
             counters: Counters::default(),
             space: space.as_ref().map(|space| space.figures.clone()).unwrap_or_default(),
             listeners: RwLock::new(Vec::new()),

@@ -310,6 +310,7 @@ impl Writer {
             }
         }
         self.shared.durable.store(last_ticket, Ordering::Release);
+        self.shared.moved.note();
         if !positions.is_empty() {
             for listener in self.shared.listeners.read().iter() {
                 listener(&positions);

@@ -17,7 +17,8 @@ pub trait Command: Send + 'static {
     /// The name in records, figures and the console, snake_case.
     const NAME: &'static str;
     /// Whether it goes on while the disk is nearly full: it ends, releases or takes back what is
-    /// there, or keeps somebody in. What begins something must not.
+    /// there, or keeps somebody in. What begins something must not. A full mailbox and a full
+    /// queue of the journal have a reserve for it.
     const ESSENTIAL: bool = false;
 }
 

@@ -42,6 +42,9 @@ const WAIT_ATTEMPTS_MAX: usize = 100;
 const WAIT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a look at the state for the console may take.
 const OBSERVE_LIMIT: Duration = Duration::from_millis(250);
+/// How many essential commands may wait for one entity beyond its mailbox: whoever floods it cannot
+/// keep it from being released, settled or stopped.
+pub const ESSENTIAL_RESERVE: usize = 64;
 
 enum Phase<E: Entity> {
     Starting,
@@ -54,9 +57,19 @@ enum Phase<E: Entity> {
 struct Slot<E: Entity> {
     phase: watch::Sender<Phase<E>>,
     room: Arc<Semaphore>,
+    /// For essential commands, once there is no room.
+    reserve: Arc<Semaphore>,
     monitor: Arc<ActorMonitor>,
     published: Published<E>,
     address: Address<E>,
+}
+
+impl<E: Entity> Slot<E> {
+    /// How many commands wait or are in work.
+    fn waiting(&self) -> usize {
+        let room = E::MAILBOX_MAX - self.room.available_permits();
+        room + ESSENTIAL_RESERVE - self.reserve.available_permits()
+    }
 }
 
 /// A kind's directory.
@@ -146,7 +159,7 @@ impl<E: Entity> Directory<E> {
         if let Some(state) = self.published(address) {
             return Ok(look(&state));
         }
-        let permit = self.admit(address, "look")?;
+        let permit = self.admit(address, "look", false)?;
         let (envelope, answer) = Envelope::look("look", origin, Some(permit), look);
         self.deliver(address, envelope).await?;
         receive(answer).await
@@ -196,20 +209,29 @@ impl<E: Entity> Directory<E> {
         if begins && self.core.journal.is_low_on_space() {
             return Err(Refusal::low_space());
         }
-        self.admit(address, C::NAME)
+        self.admit(address, C::NAME, C::ESSENTIAL)
     }
 
     fn admit(
         self: &Arc<Self>,
         address: &Address<E>,
         command: &'static str,
+        is_essential: bool,
     ) -> Result<OwnedSemaphorePermit, Refusal> {
-        if self.core.journal.is_full() {
+        let journal = &self.core.journal;
+        let is_full =
+            if is_essential { journal.is_full_for_essentials() } else { journal.is_full() };
+        if is_full {
             return Err(Refusal::busy());
         }
         self.crashes.check(address.id(), command, Instant::now())?;
         let slot = self.slot(address);
-        slot.room.clone().try_acquire_owned().map_err(|_| {
+        let place = slot.room.clone().try_acquire_owned();
+        let place = place.or_else(|full| match is_essential {
+            true => slot.reserve.clone().try_acquire_owned(),
+            false => Err(full),
+        });
+        place.map_err(|_| {
             self.kind_monitor.busy.fetch_add(1, Relaxed);
             Refusal::busy()
         })
@@ -252,6 +274,7 @@ impl<E: Entity> Directory<E> {
         let slot = Arc::new(Slot {
             phase: watch::Sender::new(Phase::Starting),
             room: Arc::new(Semaphore::new(E::MAILBOX_MAX)),
+            reserve: Arc::new(Semaphore::new(ESSENTIAL_RESERVE)),
             monitor: Arc::default(),
             published: Arc::default(),
             address: address.clone(),
@@ -367,7 +390,7 @@ impl<E: Entity> Directory<E> {
             id: slot.address.id().to_owned(),
             home: slot.address.place().home.0,
             status,
-            mailbox: E::MAILBOX_MAX - slot.room.available_permits(),
+            mailbox: slot.waiting(),
             mailbox_max: E::MAILBOX_MAX,
             processed: monitor.processed.load(Relaxed),
             refused: monitor.refused.load(Relaxed),
@@ -391,8 +414,7 @@ impl<E: Entity> Directory<E> {
         let idle_ms = E::IDLE.as_millis() as i64;
         let mut used: Vec<(i64, Arc<str>)> = Vec::new();
         for (id, slot) in self.slots.lock().iter() {
-            let busy = slot.room.available_permits() < E::MAILBOX_MAX;
-            if !busy && !slot.monitor.pinned.load(Relaxed) {
+            if slot.waiting() == 0 && !slot.monitor.pinned.load(Relaxed) {
                 used.push((slot.monitor.last_used_ms.load(Relaxed), id.clone()));
             }
         }

@@ -3,8 +3,11 @@
 //! The rows are the truth; the schedule in memory is what the worker looks at. It is filled from
 //! the rows at the start and by every row that is written. A reminder may fire more than once; an
 //! entity handles what is due by its own state, so that costs a turn and nothing else.
+//!
+//! A home's reminders can be paused: what falls due meanwhile waits, and comes a few at a time once
+//! they go on, so that a home that was away for long does not hold up the others'.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use parking_lot::Mutex;
 use persistence::{Home, Opened, RowRange, Shard, StreamName, codec, record::SHARDS};
@@ -20,6 +23,8 @@ pub const DUE_FAMILY: &str = "due";
 pub const PENDING_FAMILY: &str = "pending";
 /// How many reminders fire in one round; after a long stop they come in rounds, not all at once.
 pub const FIRED_PER_ROUND: usize = 500;
+/// How many of those that had to wait for their home fire in one round.
+pub const CAUGHT_UP_PER_ROUND: usize = 25;
 /// When a reminder that its entity did not come to handle fires again, in milliseconds.
 pub(crate) const AGAIN_MS: i64 = 10_000;
 /// How many rows one step of the scan at the start reads.
@@ -40,12 +45,38 @@ pub(crate) fn due_of(key: &[u8]) -> Option<Timestamp> {
 /// When a reminder fires by the system's clock, and whose it is.
 type Slot = (Timestamp, StreamName);
 
+/// A reminder that fell due.
+type Due = (Timestamp, Place);
+
 /// The schedule in memory.
 #[derive(Default)]
 pub struct Reminders {
     /// With the time in the rows: by the clock of the entity's home, where that has its own.
     schedule: Mutex<BTreeMap<Slot, (Timestamp, Place)>>,
     own_times: OwnTimes,
+    held: Mutex<Held>,
+}
+
+/// What does not fire when it is due.
+#[derive(Default)]
+struct Held {
+    /// By home, of those that are paused.
+    paused: HashMap<Home, Vec<Due>>,
+    /// Of homes that go on.
+    catching_up: VecDeque<Due>,
+}
+
+impl Held {
+    /// Keeps what belongs to a paused home; gives back the rest.
+    fn keep(&mut self, due: Due) -> Option<Due> {
+        match self.paused.get_mut(&due.1.home) {
+            Some(waiting) => {
+                waiting.push(due);
+                None
+            }
+            None => Some(due),
+        }
+    }
 }
 
 impl Reminders {
@@ -77,7 +108,9 @@ impl Reminders {
 
     /// How many are waiting.
     pub fn waiting(&self) -> usize {
-        self.schedule.lock().len()
+        let held = self.held.lock();
+        let paused: usize = held.paused.values().map(Vec::len).sum();
+        self.schedule.lock().len() + paused + held.catching_up.len()
     }
 
     /// The next ones, for the console.
@@ -85,14 +118,30 @@ impl Reminders {
         self.schedule.lock().keys().take(limit).cloned().collect()
     }
 
-    fn take_due(&self, now: Timestamp) -> Vec<(Timestamp, Place)> {
-        let mut schedule = self.schedule.lock();
+    /// From now on nothing of `home` fires. A repetition is no change.
+    pub fn pause(&self, home: Home) {
+        self.held.lock().paused.entry(home).or_default();
+    }
+
+    /// What is due of `home` fires again, what had to wait at [`CAUGHT_UP_PER_ROUND`].
+    pub fn go_on(&self, home: Home) {
+        let mut held = self.held.lock();
+        let waiting = held.paused.remove(&home).unwrap_or_default();
+        held.catching_up.extend(waiting);
+    }
+
+    fn take_due(&self, now: Timestamp) -> Vec<Due> {
+        let (mut held, mut schedule) = (self.held.lock(), self.schedule.lock());
         let mut due = Vec::new();
-        while due.len() < FIRED_PER_ROUND
-            && let Some(first) = schedule.first_entry()
-            && first.key().0 <= now
-        {
-            due.push(first.remove());
+        for _ in 0..CAUGHT_UP_PER_ROUND {
+            let Some(next) = held.catching_up.pop_front() else { break };
+            due.extend(held.keep(next));
+        }
+        for _ in 0..FIRED_PER_ROUND - CAUGHT_UP_PER_ROUND {
+            let Some(first) = schedule.first_entry().filter(|first| first.key().0 <= now) else {
+                break;
+            };
+            due.extend(held.keep(first.remove()));
         }
         due
     }
@@ -187,23 +236,48 @@ mod tests {
         assert_eq!(due_of(&keys[3]), Some(Timestamp(1 << 40)));
     }
 
+    fn place(home: u128, number: usize) -> Place {
+        let stream = StreamName::new(&format!("hold/{home}.{number}")).unwrap();
+        Place { stream, owner: crate::OwnerKey { class: 1, id: home }, home: Home(home) }
+    }
+
     #[test]
     fn what_is_due_in_a_home_of_its_own_time_fires_by_that() {
-        let place = |home: u128| Place {
-            stream: StreamName::new(&format!("hold/{home}")).unwrap(),
-            owner: persistence::OwnerKey { class: 1, id: home },
-            home: Home(home),
-        };
         let reminders = Reminders::default();
-        reminders.add(Timestamp(100), place(1));
-        reminders.add(Timestamp(100), place(2));
+        reminders.add(Timestamp(100), place(1, 0));
+        reminders.add(Timestamp(100), place(2, 0));
         assert!(reminders.take_due(Timestamp(40)).is_empty());
         reminders.set_own_time(Home(2), 60);
-        assert_eq!(reminders.take_due(Timestamp(40)), [(Timestamp(100), place(2))]);
+        assert_eq!(reminders.take_due(Timestamp(40)), [(Timestamp(100), place(2, 0))]);
         reminders.set_own_time(Home(2), 50);
         assert_eq!(reminders.own_times().ahead_ms(Home(2)), 60, "no time goes back");
-        reminders.add(Timestamp(101), place(2));
-        assert_eq!(reminders.take_due(Timestamp(41)), [(Timestamp(101), place(2))]);
-        assert_eq!(reminders.take_due(Timestamp(100)), [(Timestamp(100), place(1))]);
+        reminders.add(Timestamp(101), place(2, 0));
+        assert_eq!(reminders.take_due(Timestamp(41)), [(Timestamp(101), place(2, 0))]);
+        assert_eq!(reminders.take_due(Timestamp(100)), [(Timestamp(100), place(1, 0))]);
+    }
+
+    #[test]
+    fn a_paused_home_waits_and_catches_up_a_few_at_a_time_while_others_fire() {
+        let reminders = Reminders::default();
+        let many = CAUGHT_UP_PER_ROUND + 1;
+        reminders.pause(Home(1));
+        (0..many).for_each(|number| reminders.add(Timestamp(5), place(1, number)));
+        reminders.add(Timestamp(6), place(2, 0));
+        let fired = |now| {
+            let due = reminders.take_due(Timestamp(now));
+            due.iter().map(|(_, place)| place.home.0).collect::<Vec<_>>()
+        };
+        assert_eq!(fired(4), [0; 0]);
+        assert_eq!(fired(9), [2]);
+        assert_eq!((fired(9), reminders.waiting()), (vec![], many));
+        reminders.go_on(Home(1));
+        assert_eq!(fired(9), vec![1; CAUGHT_UP_PER_ROUND]);
+        // Paused once more, what has not fired yet waits again.
+        reminders.pause(Home(1));
+        assert_eq!((fired(9), reminders.waiting()), (vec![], 1));
+        reminders.go_on(Home(1));
+        assert_eq!(fired(9), [1]);
+        reminders.add(Timestamp(5), place(1, 0));
+        assert_eq!(fired(9), [1], "nothing is held any more");
     }
 }

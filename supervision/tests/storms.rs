@@ -333,6 +333,39 @@ async fn overload_is_refused_at_once_and_nothing_is_lost() {
     assert_eq!(world.system.kinds()[0].actors(9)[0].mailbox, 0, "a place was not given back");
 }
 
+struct Stop;
+impl Command for Stop {
+    const NAME: &'static str = "stop";
+    const ESSENTIAL: bool = true;
+}
+impl Handle<Stop> for Counter {
+    type Reply = ();
+    fn handle(_: &mut Turn<'_, Self>, _: Stop) -> Result<(), Refusal> {
+        Ok(())
+    }
+}
+
+/// On one thread: nothing is handled until this waits.
+#[tokio::test]
+async fn a_full_mailbox_takes_what_stops_it() {
+    let world = world(None, true);
+    let (counters, address) = (world.counters.clone(), address("full"));
+    let mut added = Vec::new();
+    for _ in 0..Counter::MAILBOX_MAX {
+        let mut add = Box::pin(counters.ask(&address, Add(1), origin()));
+        assert!(futures::poll!(&mut add).is_pending());
+        added.push(add);
+    }
+    let refused = counters.ask(&address, Add(1), origin()).await.unwrap_err();
+    assert_eq!(refused.code, "busy");
+    counters.ask(&address, Stop, origin()).await.unwrap();
+    for add in added {
+        add.await.unwrap();
+    }
+    assert_eq!(total(&world, "full").await, Counter::MAILBOX_MAX as i64);
+    assert_eq!(world.system.kinds()[0].actors(9)[0].mailbox, 0, "a place was not given back");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_undoes_its_turn_and_repeated_ones_quarantine() {
     let world = world(None, true);

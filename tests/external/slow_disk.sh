@@ -5,11 +5,11 @@
 # rise to at least that, its queue may never hold more than its clients have sent, and what it noted
 # must be there.
 #
-# Hung: the file system under a server is frozen (fsfreeze), so that its writer stands in the kernel,
-# where not even SIGKILL ends it. While it is frozen, liveness is answered at once, debits are sent
-# that nobody may acknowledge, and readiness must say 503 within 6 seconds. After it is thawed every
-# one of those debits is answered with success, readiness is back, and so is the balance after a
-# restart. A watchdog thaws the file system whatever happens to this script.
+# Hung: the file system under a server is frozen (fsfreeze), so that its writer stands in the
+# kernel, where not even SIGKILL ends it. While it is frozen, liveness is answered at once, debits
+# are sent that nobody may acknowledge, and readiness must come to say 503 within 6 seconds. After
+# it is thawed every one of those debits is answered with success, readiness is back, and so is
+# the balance after a restart. A watchdog thaws the file system whatever happens to this script.
 #
 # usage: slow_disk.sh [ENGINE]         (redb)
 # BAILIWICK    the server; otherwise the newest build
@@ -107,7 +107,10 @@ hung() {
     began_s=$SECONDS
     ask /healthz
     [[ $status == 200 ]] && ((SECONDS - began_s <= 1)) || why="$why; liveness says $status"
-    ask /readyz
+    # A writer that got on a moment ago is ready still: asked until it is not.
+    until ask /readyz && [[ $status == 503 ]] || ((SECONDS - began_s > 6)); do
+        sleep 0.2
+    done
     unready_s=$((SECONDS - began_s))
     [[ $status == 503 ]] && ((unready_s <= 6)) ||
         why="$why; readiness says $status after $unready_s s"

@@ -91,3 +91,5 @@ mod storage;
 
 #[path = "journeys/erasure.rs"]
 mod erasure;
+#[path = "journeys/freezes.rs"]
+mod freezes;

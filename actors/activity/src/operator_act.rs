@@ -76,16 +76,26 @@ pub async fn note(system: &System, home: Home, act: Noted, origin: Origin) -> Re
     if !(1..=REASON_CHARS_MAX).contains(&act.reason.trim().chars().count()) {
         return Err(Refusal::invalid("reason", "must say why, in at most 500 characters"));
     }
-    let acts = system.directory::<OperatorAct>();
     let mut tenants = vec![TenantId(home.0), TenantId::SYSTEM];
     tenants.dedup();
     for tenant in tenants {
-        let id = base32(system.new_id());
-        let address = Address::new(&id, owner_of_tenant(tenant), home_of(tenant));
-        let address = address.ok_or_else(|| Refusal::not_found("act"))?;
-        acts.ask(&address, Note(act.clone()), origin.clone()).await?;
+        note_as(system, tenant, system.new_id(), act.clone(), origin.clone()).await?;
     }
     Ok(())
+}
+
+/// Notes an act in the chain of one tenant, under an id: a repetition with the same id is no
+/// change.
+pub async fn note_as(
+    system: &System,
+    tenant: TenantId,
+    id: u128,
+    act: Noted,
+    origin: Origin,
+) -> Result<(), Refusal> {
+    let address = Address::new(&base32(id), owner_of_tenant(tenant), home_of(tenant));
+    let address = address.ok_or_else(|| Refusal::not_found("act"))?;
+    system.directory::<OperatorAct>().ask(&address, Note(act), origin).await
 }
 
 #[cfg(test)]

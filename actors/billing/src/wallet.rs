@@ -17,6 +17,7 @@ mod fill;
 mod holds;
 mod ledger;
 mod recent;
+mod release_open;
 mod spend;
 
 #[cfg(test)]
@@ -44,6 +45,7 @@ pub use ledger::{
 };
 use ledger::{line_count, line_rows};
 use recent::Recent;
+pub use release_open::{OpenReleased, ReleaseOpen};
 pub use spend::{Debit, Receipt};
 
 /// The most a wallet may have, and owe, in credits: well below 2^53.

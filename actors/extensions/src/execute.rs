@@ -46,6 +46,8 @@ pub struct Job<R> {
     pub fee: i64,
     /// How long one call may run.
     pub run_time_max: Duration,
+    /// Whether it was stopped: what runs then ends at its next step.
+    pub is_stopped: Box<dyn Fn() -> bool + Send>,
     /// The present.
     pub now: Timestamp,
     /// What hosts have answered to the calls that are theirs, and how long they took.
@@ -79,6 +81,7 @@ pub struct Execution<R> {
     answered: Answered,
     fee: i64,
     run_time_max: Duration,
+    is_stopped: Box<dyn Fn() -> bool + Send>,
     input: Input,
     view: View<R>,
     /// How long it has run.
@@ -129,6 +132,7 @@ impl<R: Rows> Job<R> {
             answered: self.answered,
             fee,
             run_time_max,
+            is_stopped: self.is_stopped,
             input,
             view: View::new(rows, scope, now),
             ran_for: Duration::ZERO,
@@ -163,7 +167,7 @@ impl<R: Rows> Execution<R> {
             let segment = Instant::now();
             let of_call = self.run_time_max.saturating_sub(timing.ran_for);
             let deadline = segment + of_call.min(BATCH_TIME_MAX.saturating_sub(self.ran_for));
-            let expired = || Instant::now() >= deadline;
+            let expired = || Instant::now() >= deadline || (self.is_stopped)();
             let progress = run.and_then(|run| run.advance(&mut self.view, &expired));
             let took = segment.elapsed();
             self.ran_for += took;

@@ -32,7 +32,7 @@ use crate::execute::{Answered, action_of, bindings, host_answer, shortened};
 use crate::hold::Hold;
 use crate::hosts::{CodeCall, HostFigures, Hosts};
 use crate::ir::{self, Reason};
-use crate::runtime::{Call, Extensions, Flight, Request};
+use crate::runtime::{Call, Extensions, Plan, Request};
 use crate::session::{
     DOCUMENTS_CHANGED, ExtensionSession, LoseRun, StartRun, Started, StartedCall, Usage,
 };
@@ -144,7 +144,7 @@ impl Acts {
     }
 }
 
-impl Flight {
+impl Plan {
     fn is_code(&self, call: &Call) -> bool {
         match self.ir.callable(&call.function) {
             Some(ir::Callable::Function(function)) => {
@@ -178,7 +178,7 @@ impl Flight {
             action: action_of(&self.ir, &call.function),
         };
         Started {
-            id: self.id,
+            id: self.flight.id(),
             scope: self.scope.clone(),
             app_version: self.app.version.clone(),
             calls: self.calls.iter().enumerate().map(call).collect(),
@@ -195,7 +195,7 @@ impl Extensions {
         &self,
         system: &Arc<System>,
         request: &Request,
-        flight: &Flight,
+        plan: &Plan,
         hold: &mut Hold,
         acts: &mut Acts,
     ) -> Result<(), Refusal> {
@@ -203,9 +203,9 @@ impl Extensions {
             return Ok(());
         }
         let sessions = system.directory::<ExtensionSession>();
-        let command = StartRun { started: flight.started(hold) };
+        let command = StartRun { started: plan.started(hold) };
         hold.give();
-        let started = sessions.ask(&flight.address, command, request.origin.clone()).await;
+        let started = sessions.ask(&plan.address, command, request.origin.clone()).await;
         if started.as_ref().is_err_and(|refusal| refusal.class != Class::InDoubt) {
             hold.take_back();
         }
@@ -214,11 +214,11 @@ impl Extensions {
     }
 
     /// Ends a started run that was not applied.
-    pub(crate) async fn lose(&self, system: &Arc<System>, request: &Request, flight: &Flight) {
+    pub(crate) async fn lose(&self, system: &Arc<System>, request: &Request, plan: &Plan) {
         let sessions = system.directory::<ExtensionSession>();
-        let lose = LoseRun { id: flight.id };
+        let lose = LoseRun { id: plan.flight.id() };
         // Should this be refused, the run's time ends it.
-        let _ = sessions.ask(&flight.address, lose, request.origin.clone()).await;
+        let _ = sessions.ask(&plan.address, lose, request.origin.clone()).await;
     }
 
     /// Has the calls that are the app's own host's carried out, side by side as far as its places
@@ -227,26 +227,26 @@ impl Extensions {
         &self,
         system: &Arc<System>,
         request: &Request,
-        flight: &Flight,
+        plan: &Plan,
         hold: &mut Hold,
         acts: &mut Acts,
     ) -> Result<(), Refusal> {
         let Some(outside) = self.outside() else { return Ok(()) };
-        if !flight.calls.iter().any(|call| flight.is_code(call)) {
+        if !plan.calls.iter().any(|call| plan.is_code(call)) {
             return Ok(());
         }
-        if flight.app.host.url.is_some() {
-            self.start(system, request, flight, hold, acts).await?;
+        if plan.app.host.url.is_some() {
+            self.start(system, request, plan, hold, acts).await?;
         }
         let now = system.clock().now();
-        let answers = flight.calls.iter().enumerate().map(|(index, call)| async move {
-            if !flight.is_code(call) {
+        let answers = plan.calls.iter().enumerate().map(|(index, call)| async move {
+            if !plan.is_code(call) {
                 return None;
             }
             let begun = Instant::now();
-            let id = format!("{}.{index}", flight.id);
-            let called = outside.hosts.call(flight.code_call(request, call.clone(), id, now));
-            let answer = host_answer(&flight.ir, &call.function, called.await);
+            let id = format!("{}.{index}", plan.flight.id());
+            let called = outside.hosts.call(plan.code_call(request, call.clone(), id, now));
+            let answer = host_answer(&plan.ir, &call.function, called.await);
             Some((answer, begun.elapsed()))
         });
         acts.answered = futures::future::join_all(answers).await.into();
@@ -258,7 +258,7 @@ impl Extensions {
         &self,
         system: &Arc<System>,
         request: &Request,
-        flight: &Flight,
+        plan: &Plan,
         (hold, acts): (&mut Hold, &mut Acts),
         (index, asked): (u32, &ir::Request),
     ) -> Result<Result<Value, Reason>, Refusal> {
@@ -279,15 +279,15 @@ impl Extensions {
                         Err(Reason::new("ai_not_configured", message))
                     }
                     Some(completions) => {
-                        self.start(system, request, flight, hold, acts).await?;
+                        self.start(system, request, plan, hold, acts).await?;
                         let prompt = Prompt {
                             prompt: prompt.clone(),
                             model: model.clone(),
                             temperature: *temperature,
                             tokens_max: *max_tokens,
                         };
-                        let ends = flight.nesting.ends;
-                        let done = completions.complete(&flight.app.id, prompt, ends).await;
+                        let ends = plan.nesting.ends;
+                        let done = completions.complete(&plan.app.id, prompt, ends).await;
                         done.map(|done| {
                             acts.use_tokens(index, &done);
                             Value::String(done.text)
@@ -297,13 +297,13 @@ impl Extensions {
             }
             ir::Request::Call { app_id, function, params, call_depth } => {
                 let call = Call { function: function.clone(), params: params.clone() };
-                if *app_id != flight.ir.id {
-                    self.start(system, request, flight, hold, acts).await?;
-                    self.nested(system, request, flight, (app_id, call, *call_depth)).await
+                if *app_id != plan.ir.id {
+                    self.start(system, request, plan, hold, acts).await?;
+                    self.nested(system, request, plan, (app_id, call, *call_depth)).await
                 } else if let Some(outside) = outside {
-                    self.start(system, request, flight, hold, acts).await?;
-                    let id = format!("{}.{index}.{}", flight.id, acts.told.len());
-                    let call = flight.code_call(request, call, id, system.clock().now());
+                    self.start(system, request, plan, hold, acts).await?;
+                    let id = format!("{}.{index}.{}", plan.flight.id(), acts.told.len());
+                    let call = plan.code_call(request, call, id, system.clock().now());
                     outside.hosts.call(call).await.map(|answer| answer.result)
                 } else {
                     let message = format!("{app_id}.{function} is not available here");
@@ -320,7 +320,7 @@ impl Extensions {
         &'a self,
         system: &'a Arc<System>,
         request: &'a Request,
-        flight: &'a Flight,
+        plan: &'a Plan,
         (app_id, call, depth): (&'a str, Call, usize),
     ) -> BoxFuture<'a, Result<Value, Reason>> {
         Box::pin(async move {
@@ -328,11 +328,11 @@ impl Extensions {
                 let message = format!("{app_id} is part of the server and not called by apps");
                 return Err(Reason::new("not_available", message));
             }
-            let above = flight.nesting.apps_above.iter().cloned();
+            let above = plan.nesting.apps_above.iter().cloned();
             let nesting = Nesting {
                 depth,
-                apps_above: above.chain([flight.ir.id.clone()]).collect(),
-                ends: flight.nesting.ends,
+                apps_above: above.chain([plan.ir.id.clone()]).collect(),
+                ends: plan.nesting.ends,
             };
             let inner = Request {
                 caller: request.caller.clone(),

@@ -8,6 +8,7 @@
 //!   at most [`ATTEMPTS_MAX`] times in all, under the same hold.
 //! - With an idempotency key the outcome is recorded together with what was done.
 //! - What may act outside the server goes on when its caller goes away: see [`crate::outside`].
+//! - A run that was stopped ([`crate::flights`]) is not recorded, and its hold is released.
 //!
 //! Deliberate limits
 //! - No confirmations yet.
@@ -18,11 +19,12 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use identity::frozen::Frozen;
 use serde::Serialize;
 use serde_json::Value;
 use supervision::idempotency::Ticketed;
 use supervision::{Address, Begin, Class, IdempotencyKey, Origin, Refusal, System};
-use tokio::sync::{RwLock, Semaphore};
+use tokio::sync::RwLock;
 use types::{AppId, CallId, Caller, HoldId, SharePercent, TenantId, UserId, home_of};
 
 use crate::announce;
@@ -30,6 +32,7 @@ use crate::answer::{CallAnswer, Trace};
 use crate::built_in::{BuiltIn, BuiltInCall};
 use crate::catalogue::{Apps, CompiledApp};
 use crate::execute::{Executed, Job, Progress, ran_item};
+use crate::flights::{Flight, Flights, Flying};
 use crate::hold::{HOLD_OUTSIDE_TTL_MS, HOLD_TTL_MS, Hold};
 use crate::ir::{self, ActionType};
 use crate::outside::{Acts, Nesting, Outside};
@@ -37,6 +40,7 @@ use crate::session::{
     Action, ApplyRun, BATCH_ITEMS_MAX, DOCUMENTS_CHANGED, DocumentWrite, ExtensionSession, NOBODY,
     Ran, RanItem, Scope,
 };
+use crate::turns::Turns;
 use crate::view::SystemRows;
 
 /// How often a run is tried whose documents change under it.
@@ -53,10 +57,12 @@ pub struct Settings {
     pub platform_price_per_call: i64,
     /// How long one call may run.
     pub run_time_max: Duration,
-    /// How many calls or batches run at once.
+    /// How many calls or batches run at once; up to twice as many for tenants that have none.
     pub runs_at_once: usize,
     /// Who is outside; without it no call leaves the server.
     pub outside: Option<Arc<Outside>>,
+    /// What is frozen: shared with whoever freezes.
+    pub frozen: Arc<Frozen>,
 }
 
 impl Default for Settings {
@@ -67,6 +73,7 @@ impl Default for Settings {
             run_time_max: Duration::from_secs(2),
             runs_at_once: cores,
             outside: None,
+            frozen: Arc::default(),
         }
     }
 }
@@ -122,16 +129,20 @@ pub struct Extensions {
     settings: Settings,
     apps: Arc<Apps>,
     built_in: Vec<Arc<dyn BuiltIn>>,
-    runs: Arc<Semaphore>,
+    turns: Arc<Turns>,
+    flights: Arc<Flights>,
     lanes: Vec<RwLock<()>>,
 }
 
 impl Extensions {
     /// A runtime for the apps of a catalogue and for those that are built in.
     pub fn new(settings: Settings, apps: Arc<Apps>, built_in: Vec<Arc<dyn BuiltIn>>) -> Arc<Self> {
-        let runs = Arc::new(Semaphore::new(settings.runs_at_once.max(1)));
+        let (turns, flights) = (Turns::new(settings.runs_at_once), Arc::default());
         let lanes = std::iter::repeat_with(RwLock::default).take(LANES).collect();
-        Arc::new_cyclic(|me| Self { me: me.clone(), settings, apps, built_in, runs, lanes })
+        Arc::new_cyclic(|me| {
+            let me = me.clone();
+            Self { me, settings, apps, built_in, turns, flights, lanes }
+        })
     }
 
     /// The catalogue.
@@ -142,6 +153,31 @@ impl Extensions {
     /// Who is outside.
     pub fn outside(&self) -> Option<&Arc<Outside>> {
         self.settings.outside.as_ref()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    #[cfg(test)]
+    pub(crate) fn turns(&self) -> &Arc<Turns> {
+        &self.turns
+    }
+
+    /// What is under way.
+    pub fn flights(&self) -> &Arc<Flights> {
+        &self.flights
+    }
+
+    /// Enters a run, unless its tenant, user or app is frozen. Looked at only now that whoever
+    /// freezes one finds this run.
+    fn take_off(&self, request: &Request, id: CallId, app: &AppId) -> Result<Flight, Refusal> {
+        let (tenant, user) = (request.tenant, request.user);
+        let flight = self.flights.enter(Flying { id, tenant, user, app: app.clone() });
+        self.settings.frozen.check(tenant, user)?;
+        self.settings.frozen.check_app(app)?;
+        Ok(flight)
     }
 
     /// Whether an app is part of the server.
@@ -215,7 +251,7 @@ impl Extensions {
         (shape, nesting): (Shape, Nesting),
     ) -> Result<Vec<CallAnswer>, Refusal> {
         if let Some(app) = self.built_in(&request.app) {
-            return run_built_in(system, app.as_ref(), request, &calls, shape).await;
+            return self.run_built_in(system, app.as_ref(), request, &calls, shape).await;
         }
         let (app, ir) = self.admit(system, &request, &calls).await?;
         let scope = scope_of(&request, app.id.clone());
@@ -226,18 +262,19 @@ impl Extensions {
         };
         let quote = self.price(&app, &ir, &calls);
         let id = CallId(system.new_id());
+        let flight = self.take_off(&request, id, &app.id)?;
         let leads_outside = calls.iter().any(|call| ir.leads_outside(&call.function));
         let ttl_ms = if leads_outside { HOLD_OUTSIDE_TTL_MS } else { HOLD_TTL_MS };
         let hold = Hold::place(system, &request, id, &quote, (&app.id, ttl_ms)).await?;
         let calls = Arc::new(calls);
-        let flight = Flight { id, scope, address, app, ir, calls, shape, nesting };
+        let plan = Plan { flight, scope, address, app, ir, calls, shape, nesting };
         if !leads_outside {
-            return self.fly(system, &request, &flight, hold, ticket).await;
+            return self.fly(system, &request, &plan, hold, ticket).await;
         }
         // Its caller may go away; what it does outside is still brought to its end.
         let (me, system) = (self.me.upgrade().ok_or_else(Refusal::crashed)?, Arc::clone(system));
         let flying =
-            tokio::spawn(async move { me.fly(&system, &request, &flight, hold, ticket).await });
+            tokio::spawn(async move { me.fly(&system, &request, &plan, hold, ticket).await });
         flying.await.map_err(|_| Refusal::crashed())?
     }
 
@@ -245,15 +282,15 @@ impl Extensions {
         &self,
         system: &Arc<System>,
         request: &Request,
-        flight: &Flight,
+        plan: &Plan,
         mut hold: Hold,
         ticket: Option<Ticketed>,
     ) -> Result<Vec<CallAnswer>, Refusal> {
         let mut acts = Acts::new();
         let parts = (&mut hold, &mut acts);
-        let outcome = self.attempt(system, request, flight, parts, ticket).await;
+        let outcome = self.attempt(system, request, plan, parts, ticket).await;
         if outcome.is_err() && acts.is_started {
-            self.lose(system, request, flight).await;
+            self.lose(system, request, plan).await;
         }
         outcome
     }
@@ -263,17 +300,20 @@ impl Extensions {
         &self,
         system: &Arc<System>,
         request: &Request,
-        flight: &Flight,
+        plan: &Plan,
         (hold, acts): (&mut Hold, &mut Acts),
         mut ticket: Option<Ticketed>,
     ) -> Result<Vec<CallAnswer>, Refusal> {
-        self.call_hosts(system, request, flight, hold, acts).await?;
-        let lane = &self.lanes[lane_of(&flight.scope)];
+        tokio::select! {
+            called = self.call_hosts(system, request, plan, hold, acts) => called?,
+            refusal = plan.flight.stopped() => return Err(refusal),
+        }
+        let lane = &self.lanes[lane_of(&plan.scope)];
         let mut refused = Refusal::busy();
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 0 {
                 // The key was given back with the refusal: somebody may have been quicker.
-                match begin(system, &flight.address, request.idempotency.as_ref()).await? {
+                match begin(system, &plan.address, request.idempotency.as_ref()).await? {
                     Begun::Recorded(answers) => return Ok(answers),
                     Begun::New(again) => ticket = again,
                 }
@@ -290,26 +330,23 @@ impl Extensions {
             let Ok(lane) = entered.await else { return Err(Refusal::busy()) };
             let mut lane = Some(lane);
             let parts = (&mut *hold, &mut *acts);
-            let executed = self.execute(system, request, flight, parts, &mut lane).await?;
+            let executed = self.execute(system, request, plan, parts, &mut lane).await?;
             let Executed { items, mut answers, reads, writes } = executed;
-            let body = ticket.as_ref().map(|_| flight.shape.render(&answers));
-            let ran = flight.ran(&items, writes, hold.id);
-            let events = announce::events(&flight.app.id, &flight.ir, &flight.calls, &answers);
+            let body = ticket.as_ref().map(|_| plan.shape.render(&answers));
+            let ran = plan.ran(&items, writes, hold.id);
+            let events = announce::events(&plan.app.id, &plan.ir, &plan.calls, &answers);
             let (usage, is_started) = (acts.usage.clone(), acts.is_started);
             let command = ApplyRun { ran, reads, usage, is_started, events };
-            let outcome = apply(
-                system,
-                &flight.address,
-                command,
-                &request.origin,
-                ticket.take().zip(body),
-                hold,
-            );
-            match outcome.await {
+            plan.flight.land()?;
+            let recorded = ticket.take().zip(body);
+            let outcome =
+                apply(system, &plan.address, command, &request.origin, recorded, hold).await;
+            plan.flight.landed(outcome.is_ok());
+            match outcome {
                 Ok(()) => {
-                    let panels = announce::panels(&flight.ir, &flight.calls, &answers);
-                    announce::refresh(system, &flight.scope, panels);
-                    trace(&mut answers, flight.id, items);
+                    let panels = announce::panels(&plan.ir, &plan.calls, &answers);
+                    announce::refresh(system, &plan.scope, panels);
+                    trace(&mut answers, plan.flight.id(), items);
                     return Ok(answers);
                 }
                 Err(refusal) if refusal.code == DOCUMENTS_CHANGED => refused = refusal,
@@ -324,31 +361,35 @@ impl Extensions {
         &self,
         system: &Arc<System>,
         request: &Request,
-        flight: &Flight,
+        plan: &Plan,
         (hold, acts): (&mut Hold, &mut Acts),
         lane: &mut Option<L>,
     ) -> Result<Executed, Refusal> {
         let job = Job {
-            app: Arc::clone(&flight.app),
-            ir: Arc::clone(&flight.ir),
-            calls: Arc::clone(&flight.calls),
-            scope: flight.scope.clone(),
-            rows: SystemRows::new(system, &flight.scope),
+            app: Arc::clone(&plan.app),
+            ir: Arc::clone(&plan.ir),
+            calls: Arc::clone(&plan.calls),
+            scope: plan.scope.clone(),
+            rows: SystemRows::new(system, &plan.scope),
             scopes: request.caller.scopes.as_slice().into(),
             fee: self.settings.platform_price_per_call,
             run_time_max: self.settings.run_time_max,
-            now: system.now_in(home_of(flight.scope.tenant)),
+            is_stopped: Box::new(plan.flight.watch()),
+            now: system.now_in(home_of(plan.scope.tenant)),
             answered: Arc::clone(&acts.answered),
-            call_depth: flight.nesting.depth,
-            apps_above: Arc::clone(&flight.nesting.apps_above),
+            call_depth: plan.nesting.depth,
+            apps_above: Arc::clone(&plan.nesting.apps_above),
         };
         let (mut execution, mut answer) = (job.begin(), None);
         loop {
-            let waited = tokio::time::timeout(START_WAIT_MAX, self.runs.clone().acquire_owned());
-            let Ok(Ok(permit)) = waited.await else { return Err(Refusal::busy()) };
+            let turn = tokio::time::timeout(START_WAIT_MAX, self.turns.take(request.tenant));
+            let turn = tokio::select! {
+                turn = turn => turn.map_err(|_| Refusal::busy())?,
+                refusal = plan.flight.stopped() => return Err(refusal),
+            };
             let run = tokio::task::spawn_blocking(move || {
                 let progress = execution.go_on(answer);
-                drop(permit);
+                drop(turn);
                 progress
             });
             let (asking, index, asked) = match run.await.map_err(|_| Refusal::crashed())? {
@@ -357,7 +398,10 @@ impl Extensions {
             };
             *lane = None;
             let parts = (&mut *hold, &mut *acts);
-            let told = self.answer(system, request, flight, parts, (index, &asked)).await?;
+            let told = tokio::select! {
+                told = self.answer(system, request, plan, parts, (index, &asked)) => told?,
+                refusal = plan.flight.stopped() => return Err(refusal),
+            };
             (execution, answer) = (asking, Some(told));
         }
     }
@@ -375,6 +419,7 @@ impl Extensions {
         if !app.is_visible_to(request.tenant, request.user) {
             return Err(missing());
         }
+        self.settings.frozen.check_app(&id)?;
         let Some(ir) = app.ir.clone() else {
             let message = "no version of this app is deployed yet";
             return Err(Refusal::conflict("not_deployed", message));
@@ -398,6 +443,48 @@ impl Extensions {
         };
         let calls: Vec<_> = calls.iter().map(quoted).collect();
         Quote { total: calls.iter().map(|call| call.price + call.fee).sum(), calls }
+    }
+
+    async fn run_built_in(
+        &self,
+        system: &Arc<System>,
+        app: &dyn BuiltIn,
+        request: Request,
+        calls: &[Call],
+        shape: Shape,
+    ) -> Result<Vec<CallAnswer>, Refusal> {
+        authorise(&request.caller, app.id(), calls, |function| app.action_type(function))?;
+        let id = AppId::new(app.id()).map_err(|_| Refusal::not_found("app"))?;
+        let scope = scope_of(&request, id.clone());
+        let address = scope.address();
+        let ticket = match begin(system, &address, request.idempotency.as_ref()).await? {
+            Begun::Recorded(answers) => return Ok(answers),
+            Begun::New(ticket) => ticket,
+        };
+        let flight = self.take_off(&request, CallId(system.new_id()), &id)?;
+        let (items, mut answers) = carry_out(system, app, &request, calls, shape, &flight).await?;
+        let id = flight.id();
+        let ran = Ran {
+            id,
+            scope: scope.clone(),
+            app_version: String::new(),
+            items: items.clone(),
+            writes: Vec::new(),
+            hold: None,
+            share: SharePercent::new(0).map_err(|_| Refusal::crashed())?,
+        };
+        let body = ticket.as_ref().map(|_| shape.render(&answers));
+        let (tenant, origin) = (request.tenant, request.origin.clone());
+        let mut hold = Hold::none(system, tenant, origin);
+        let (reads, usage, events) = (Vec::new(), Vec::new(), Vec::new());
+        let command = ApplyRun { ran, reads, usage, is_started: false, events };
+        // What was done stands, and so it is recorded, stopped or not.
+        let _ = flight.land();
+        apply(system, &address, command, &request.origin, ticket.zip(body), &mut hold).await?;
+        flight.landed(true);
+        announce::refresh(system, &scope, announce::panels_named(&answers));
+        trace(&mut answers, id, items);
+        Ok(answers)
     }
 
     fn built_in(&self, app: &str) -> Option<&Arc<dyn BuiltIn>> {
@@ -425,8 +512,8 @@ impl Shape {
 }
 
 /// A call or batch under way.
-pub(crate) struct Flight {
-    pub(crate) id: CallId,
+pub(crate) struct Plan {
+    pub(crate) flight: Flight,
     pub(crate) scope: Scope,
     pub(crate) address: Address<ExtensionSession>,
     pub(crate) app: Arc<CompiledApp>,
@@ -436,10 +523,10 @@ pub(crate) struct Flight {
     pub(crate) nesting: Nesting,
 }
 
-impl Flight {
+impl Plan {
     fn ran(&self, items: &[RanItem], writes: Vec<DocumentWrite>, hold: Option<HoldId>) -> Ran {
         Ran {
-            id: self.id,
+            id: self.flight.id(),
             scope: self.scope.clone(),
             app_version: self.app.version.clone(),
             items: items.to_vec(),
@@ -496,43 +583,6 @@ async fn apply(
     outcome
 }
 
-async fn run_built_in(
-    system: &Arc<System>,
-    app: &dyn BuiltIn,
-    request: Request,
-    calls: &[Call],
-    shape: Shape,
-) -> Result<Vec<CallAnswer>, Refusal> {
-    authorise(&request.caller, app.id(), calls, |function| app.action_type(function))?;
-    let id = AppId::new(app.id()).map_err(|_| Refusal::not_found("app"))?;
-    let scope = scope_of(&request, id);
-    let address = scope.address();
-    let ticket = match begin(system, &address, request.idempotency.as_ref()).await? {
-        Begun::Recorded(answers) => return Ok(answers),
-        Begun::New(ticket) => ticket,
-    };
-    let (items, mut answers) = carry_out(system, app, &request, calls, shape).await?;
-    let id = CallId(system.new_id());
-    let ran = Ran {
-        id,
-        scope: scope.clone(),
-        app_version: String::new(),
-        items: items.clone(),
-        writes: Vec::new(),
-        hold: None,
-        share: SharePercent::new(0).map_err(|_| Refusal::crashed())?,
-    };
-    let body = ticket.as_ref().map(|_| shape.render(&answers));
-    let (tenant, origin) = (request.tenant, request.origin.clone());
-    let mut hold = Hold::none(system, tenant, origin);
-    let (reads, usage, events) = (Vec::new(), Vec::new(), Vec::new());
-    let command = ApplyRun { ran, reads, usage, is_started: false, events };
-    apply(system, &address, command, &request.origin, ticket.zip(body), &mut hold).await?;
-    announce::refresh(system, &scope, announce::panels_named(&answers));
-    trace(&mut answers, id, items);
-    Ok(answers)
-}
-
 /// Carries the calls out, one after the other. A refusal ends a single call; in a batch it is the
 /// answer to the call it was met by.
 async fn carry_out(
@@ -541,6 +591,7 @@ async fn carry_out(
     request: &Request,
     calls: &[Call],
     shape: Shape,
+    flight: &Flight,
 ) -> Result<(Vec<RanItem>, Vec<CallAnswer>), Refusal> {
     let (mut items, mut answers) = (Vec::new(), Vec::new());
     for (index, call) in calls.iter().enumerate() {
@@ -556,7 +607,10 @@ async fn carry_out(
         };
         let action = app.action_type(&call.function);
         let outcome = match action {
-            Some(_) => app.call(called).await,
+            Some(_) => match flight.check() {
+                Ok(()) => app.call(called).await,
+                Err(stopped) => Err(stopped),
+            },
             None => {
                 let message = format!("{} has no function {:?}", app.id(), call.function);
                 Ok(CallAnswer::error("function_not_found", message))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use billing::wallet::{Balance, Grant, Kind, Reason, Wallet, wallet_address};
 use control::app::{App, Create, Deploy, Listing, SetStatus, Status};
 use control::pricing::PricingModel;
+use identity::frozen::{FROZEN, ReasonClass, Target};
 use persistence::{EngineKind, Journal, MasterKey, Options, codec};
 use serde_json::{Value, json};
 use supervision::system::{System, SystemOptions};
@@ -15,6 +16,7 @@ use types::{
 
 use crate::answer::CallAnswer;
 use crate::catalogue::Apps;
+use crate::flights::Stopped;
 use crate::runtime::{Call, Extensions, Request, Settings};
 use crate::session::{BATCH_ITEMS_MAX, ExtensionSession, Scope, StoredDocument};
 use crate::view::{Rows, SystemRows};
@@ -293,4 +295,37 @@ async fn calls_and_batches_are_done_recorded_and_paid_once() {
     what_is_active_is_everybodys(&world).await;
     world.settled().await;
     world.system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_frozen_begins_nothing_and_what_waited_is_stopped_and_releases_its_hold() {
+    let world = Arc::new(world().await);
+    world.fill(100).await;
+    // All places are taken: the call waits for its turn, with its hold.
+    let mut held = Vec::new();
+    for number in 0..2 * world.extensions.settings().runs_at_once as u128 {
+        held.push(world.extensions.turns().take(TenantId(1_000 + number)).await);
+    }
+    let waiting = tokio::spawn({
+        let world = world.clone();
+        async move { world.call("add_book", json!({"title": "Emma"})).await }
+    });
+    while world.balance().await.held == 0 {
+        tokio::task::yield_now().await;
+    }
+    let frozen = &world.extensions.settings().frozen;
+    let target = Target::App(AppId::new("shelf").unwrap());
+    frozen.freeze(target.clone(), 1, ReasonClass::Abuse);
+    let refused = world.call("books", json!({})).await.unwrap_err();
+    assert_eq!(refused.code, FROZEN);
+    let why = identity::frozen::refusal("app", ReasonClass::Abuse);
+    let limit = std::time::Duration::from_secs(10);
+    let stopped = world.extensions.flights().stop(|it| it.tenant == HOME, &why, limit).await;
+    assert_eq!(stopped.iter().map(|(_, became)| *became).collect::<Vec<_>>(), [Stopped::Cancelled]);
+    assert_eq!(waiting.await.unwrap().unwrap_err().code, FROZEN);
+    assert_eq!(world.settled().await, 100, "what was held is back");
+    frozen.lift(target, 1);
+    drop(held);
+    world.call("books", json!({})).await.unwrap();
+    assert_eq!(world.count().await, 0, "nothing of it was recorded");
 }

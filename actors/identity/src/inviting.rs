@@ -164,8 +164,8 @@ impl Identity {
     }
 
     /// Accepts an invitation for the caller's user, and waits until the user is a member. 410 when
-    /// it is over, 403 `other_address`, 409 when the tenant or the user has no room or the role is
-    /// no more, 410 `invitation_void` when whoever invited may not any more.
+    /// it is over, 403 `other_address` or `frozen`, 409 when the tenant or the user has no room or the
+    /// role is no more, 410 `invitation_void` when whoever invited may not any more.
     pub async fn accept_invitation(
         &self,
         address: Address<Invitation>,
@@ -177,6 +177,7 @@ impl Identity {
         let me = self.me(caller).await?;
         let email = EmailAddress::new(&me.email)?;
         let invitations = system.directory::<Invitation>();
+        self.frozen().check(TenantId(address.place().home.0), None)?;
         self.check_room(me.id).await?;
         let email_tag = email.claim(self.claim_key()).id().to_owned();
         let accept = Accept { user: me.id, email_tag, may_repeat };

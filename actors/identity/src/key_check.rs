@@ -245,7 +245,8 @@ impl Identity {
         system.directory::<ApiKeys>().ask(&address, end, origin).await
     }
 
-    /// Whom an API key stands for. 401 `invalid_api_key` for whatever is no good key.
+    /// Whom an API key stands for. 401 `invalid_api_key` for whatever is no good key; 403 `frozen`
+    /// for a good one whose tenant or user is frozen.
     pub async fn authenticate_key(
         &self,
         shown: &str,
@@ -258,6 +259,7 @@ impl Identity {
             Some(verified) => verified,
             None => self.check_key(hash, digest, now).await?,
         };
+        self.frozen().check(verified.caller.tenant, verified.caller.user)?;
         let used_ms = &verified.last_use.used_ms;
         // Reading first: within one millisecond all but one use leave the line shared.
         if used_ms.load(Ordering::Relaxed) < now.0 {

@@ -16,6 +16,7 @@ pub mod device_sign_in;
 pub mod erasure;
 pub mod factor_login;
 pub mod factor_removal;
+pub mod frozen;
 pub mod invitation;
 mod inviting;
 pub mod key_check;
@@ -83,6 +84,7 @@ pub fn register(builder: SystemBuilder, identity: &Arc<Identity>) -> SystemBuild
         .port(identity.clone())
         .port(identity.claim_key().clone())
         .port(identity.epochs().clone())
+        .port(identity.frozen().clone())
         .port(identity.signing_keys().clone())
         .port(Arc::new(mail_link::LinkKey::of(identity.claim_key())))
 }

@@ -140,7 +140,7 @@ pub(crate) struct Entry {
 impl Identity {
     /// Checks a password and opens a session. 401 `invalid_credentials`, `second_factor_required`
     /// or `invalid_second_factor`, 429 `too_many_attempts`, 403 `account_disabled`, `not_a_member`,
-    /// `tenant_inactive` or `second_factor_enrolment_required`.
+    /// `tenant_inactive`, `frozen` or `second_factor_enrolment_required`.
     pub async fn login(&self, attempt: LoginAttempt) -> Result<Tokens, Refusal> {
         self.login_showing(attempt, Shown::default()).await
     }
@@ -248,6 +248,7 @@ impl Identity {
         let Some((tenant, membership)) = account.membership.clone() else {
             return forbidden("not_a_member", "you do not belong to this tenant");
         };
+        self.frozen().check(tenant, Some(account.user))?;
         let look = |tenant: &Tenant| tenant.is_active().then_some(tenant.epoch);
         let tenants = system.directory::<Tenant>();
         let epoch = tenants.look(&Tenant::address(tenant), system.system_origin(), look).await?;
@@ -340,7 +341,8 @@ impl Identity {
     }
 
     /// Uses a refresh token. 401 `invalid_token` when it is not good, or was used before; 403
-    /// `tenant_inactive` while the tenant is off, which uses nothing up.
+    /// `tenant_inactive` while the tenant is off, and `frozen` while it or the user is frozen: the
+    /// token is not used by that, and good once they go on.
     pub async fn refresh(
         &self,
         presented: &str,
@@ -350,6 +352,7 @@ impl Identity {
         let system = self.system()?;
         let located = self.locate(&system, presented).ok_or_else(invalid_token)?;
         let Located { token, session, user, tenant } = located;
+        self.frozen().check(tenant, Some(user))?;
         let address = Session::address(session, user, tenant);
         let origin = origin_of(user, request);
         // Before the token is used: it shall be good still when the tenant is on again.

@@ -11,6 +11,7 @@
 //!   it was asked for, or after [`REFUSED_ATTEMPTS_MAX`] attempts that the server refused for good.
 //!
 //! Deliberate limits
+//! - What is for or from somebody who is frozen is not sent: it waits as if no mailer took it.
 //! - That a mail was taken says nothing about its being read, or about a bounce that comes later.
 //! - A reason holds no words of the mail server: they may name the recipient.
 
@@ -35,6 +36,7 @@ use types::{Personal, TenantId, UserId, base32, home_of, owner_of_user, rfc3339}
 use zeroize::Zeroizing;
 
 use crate::claim::EmailAddress;
+use crate::frozen::Frozen;
 use crate::mail_link::LinkKey;
 use crate::mail_text;
 
@@ -459,6 +461,10 @@ async fn attempt_to_send(attempt: u32, context: EffectContext<Mail>) {
     let is_real = system.own_time(address.place().home).is_none();
     let message = is_real.then(|| message(&system, &office, queued, at)).flatten();
     let outcome = match message {
+        _ if is_frozen(&system, &address) => {
+            let reason = "its tenant or recipient is frozen".to_owned();
+            Outcome::Failed(MailFailure { reason, is_refusal: false })
+        }
         None => Outcome::Undeliverable,
         Some(message) => {
             let recipient = message.to.clone();
@@ -490,6 +496,7 @@ async fn attempt_to_send(attempt: u32, context: EffectContext<Mail>) {
     match outcome {
         Outcome::Sent => office.sent(id),
         Outcome::Undeliverable => office.gave_up(id),
+        Outcome::Failed(_) if !is_over && is_frozen(&system, &address) => {}
         Outcome::Failed(failure) => {
             office.failed(&failure.reason, system.clock().now());
             if is_over {
@@ -501,6 +508,13 @@ async fn attempt_to_send(attempt: u32, context: EffectContext<Mail>) {
             }
         }
     }
+}
+
+/// Whether the tenant in whose chain a mail stands, or the user in whose shard, is frozen.
+fn is_frozen(system: &System, address: &Address<Mail>) -> bool {
+    let (home, owner) = (address.place().home, address.place().owner);
+    let frozen = system.port::<Frozen>();
+    frozen.check(TenantId(home.0), Some(UserId(owner.id))).is_err()
 }
 
 /// The text of a mail; `None` when its recipient was erased.

@@ -26,6 +26,7 @@ use types::{Caller, CallerKind, JsonBytes, Scopes, SessionId, TenantId, UserId};
 
 use crate::claim::{ClaimKey, EmailAddress};
 use crate::device_sign_in::{PACES_KEPT, Pace};
+use crate::frozen::Frozen;
 use crate::key_check::KeyDesk;
 use crate::passkey::Site;
 use crate::password::{HashError, Hasher, Password, PasswordError, PasswordHash};
@@ -162,6 +163,7 @@ pub struct Identity {
     claim_key: Arc<ClaimKey>,
     keys: Arc<SigningKeys>,
     epochs: Arc<Epochs>,
+    frozen: Arc<Frozen>,
     tokens: TokenCache<VerifiedToken>,
     pub(crate) api_keys: KeyDesk,
     logins: Mutex<Generations<UserId, Timestamp>>,
@@ -209,6 +211,7 @@ impl Identity {
             tokens: TokenCache::new(settings.cache_capacity, epochs.clone()),
             api_keys: KeyDesk::new(settings.cache_capacity, epochs.clone()),
             epochs,
+            frozen: Arc::default(),
             logins: Mutex::new(Generations::new(LOGINS_KEPT)),
             device_paces: Mutex::new(Generations::new(PACES_KEPT)),
             homes: Mutex::new(Generations::new(HOMES_KEPT)),
@@ -242,6 +245,11 @@ impl Identity {
         &self.epochs
     }
 
+    /// What is frozen.
+    pub fn frozen(&self) -> &Arc<Frozen> {
+        &self.frozen
+    }
+
     /// The keys that tokens are signed with.
     pub fn signing_keys(&self) -> &Arc<SigningKeys> {
         &self.keys
@@ -256,16 +264,23 @@ impl Identity {
         self.system.get().and_then(Weak::upgrade).ok_or_else(Refusal::busy)
     }
 
-    /// Whom a bearer token stands for. 401 `invalid_token` for whatever is no good token.
-    pub async fn authenticate(&self, bearer: &str, now: Timestamp) -> Result<Arc<VerifiedToken>, Refusal> {
+    /// Whom a bearer token stands for. 401 `invalid_token` for whatever is no good token; 403
+    /// `frozen` for a good one whose tenant or user is frozen.
+    pub async fn authenticate(
+        &self,
+        bearer: &str,
+        now: Timestamp,
+    ) -> Result<Arc<VerifiedToken>, Refusal> {
         if bearer.len() > TOKEN_BYTES_MAX {
             return Err(invalid_token());
         }
         let digest = CredentialDigest::of(bearer);
-        match self.tokens.get(&digest, unix_ms(now)) {
-            Some(verified) => Ok(verified),
-            None => self.verify(bearer, digest, now).await,
-        }
+        let verified = match self.tokens.get(&digest, unix_ms(now)) {
+            Some(verified) => verified,
+            None => self.verify(bearer, digest, now).await?,
+        };
+        self.frozen.check(verified.caller.tenant, verified.caller.user)?;
+        Ok(verified)
     }
 
     async fn verify(

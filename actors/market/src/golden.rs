@@ -1,10 +1,12 @@
 //! What this crate stores, as it always was: see [`supervision::testkit::Golden`].
 
+use identity::frozen::{ReasonClass, Target};
 use supervision::testkit::Golden;
 use supervision::{Entity, Timestamp};
-use types::{AppId, TenantId, UserId};
+use types::{AppId, CallId, HoldId, TenantId, UserId};
 
 use crate::developer::*;
+use crate::freeze::*;
 
 fn golden() -> Golden {
     Golden::of(env!("CARGO_MANIFEST_DIR"))
@@ -25,9 +27,39 @@ fn samples() -> Vec<DeveloperEvent> {
     ]
 }
 
+fn freeze_samples() -> Vec<FreezeEvent> {
+    let text = |text: &str| text.to_owned();
+    let wallet_refused = Some(text("busy"));
+    let mut tally = Tally { holds_left: 2, requests_left: 3, wallet_refused, ..Tally::default() };
+    for (item, outcome) in [
+        (Item::Call(CallId(5)), Outcome::Cancelled),
+        (Item::Call(CallId(6)), Outcome::Completed),
+        (Item::Call(CallId(7)), Outcome::Refused),
+        (Item::Call(CallId(8)), Outcome::StillRunning),
+        (Item::Hold(HoldId(9)), Outcome::Released),
+    ] {
+        tally.note(item, outcome);
+    }
+    vec![
+        FreezeEvent::Begun(Begun {
+            target: Target::App(AppId::new("shelf").unwrap()),
+            number: 1,
+            home: TenantId(4),
+            class: ReasonClass::Security,
+            reason: text("a leaked key"),
+            by: text("user/operator"),
+            note: 11,
+        }),
+        FreezeEvent::StoppingRetried(StoppingRetried {}),
+        FreezeEvent::AllStopped(AllStopped { tally }),
+        FreezeEvent::Resumed(Resumed { reason: text("changed"), by: text("user/operator") }),
+    ]
+}
+
 #[test]
 fn every_event_is_stored_as_it_always_was() {
     golden().check_events(&samples());
+    golden().check_events(&freeze_samples());
 }
 
 #[test]
@@ -37,4 +69,9 @@ fn a_state_is_stored_as_it_always_was() {
         developer.apply(&event, Timestamp(1_767_225_600_000));
     }
     golden().check_state(&developer);
+    let mut freeze = Freeze::default();
+    for event in freeze_samples() {
+        freeze.apply(&event, Timestamp(1_767_225_600_000));
+    }
+    golden().check_state(&freeze);
 }

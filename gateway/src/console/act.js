@@ -2,6 +2,7 @@
 // shown where it was asked for.
 
 import { byId, h } from "./dom.js";
+import { freezePath, isFreezable, sentence } from "./freeze.js";
 import { SessionEnded, api, saying } from "./session.js";
 
 /** The acts: what the button says, and what will happen. */
@@ -13,6 +14,10 @@ const ACTS = {
       "from its records."],
   quarantine: ["Quarantine", "It ends at once and takes no command until it is released."],
   release: ["Release", "It takes commands again, and its crashes are forgotten."],
+  freeze: ["Freeze",
+    "Every credential for it is refused and nothing new of it begins. What runs is stopped, what " +
+      "is held is released, and the receipt says what was. It can be undone."],
+  resume: ["Resume", "It goes on as it was; what waited meanwhile comes a few at a time."],
   verify: ["Verify",
     "All its records are replayed and compared with what its snapshot gives. Nothing changes."],
   erase: ["Erase",
@@ -26,9 +31,10 @@ const ERASED_AT = { user: "/v1/users/", tenant: "/v1/tenants/" };
 let asked = null;
 
 /** The buttons for an entity; `onAnswer` gets what came of an act. */
-export function actButtons({ kind, id }, { isLive, isQuarantined }, onAnswer) {
+export function actButtons({ kind, id }, { isLive, isQuarantined, isFrozen }, onAnswer) {
   const names = ["passivate", "restart", isQuarantined ? "release" : "quarantine", "verify"];
   if (ERASED_AT[kind]) names.push("erase");
+  if (isFreezable(kind)) names.push(isFrozen ? "resume" : "freeze");
   // What is not in memory can neither leave it nor start anew.
   const needsActor = ["passivate", "restart"];
   return h("div", { class: "buttons" }, names.map((name) =>
@@ -42,7 +48,8 @@ function ask(name, kind, id, onAnswer) {
   const [title, about] = ACTS[name];
   // What does not come back is named by hand.
   const confirmed = name === "erase" ? id : null;
-  askWhy({ title, about, whose: `${kind}/${id}`, confirmed }, async (reason) => {
+  const classes = name === "freeze";
+  askWhy({ title, about, whose: `${kind}/${id}`, confirmed, classes }, async (reason) => {
     const { done, message } = await sent(name, kind, id, reason);
     onAnswer({ done, text: `${title}: ${message}` });
   });
@@ -51,6 +58,11 @@ function ask(name, kind, id, onAnswer) {
 /** Asks for an act, and answers what came of it. */
 async function sent(name, kind, id, reason) {
   if (name === "erase") return erase(kind, id, reason);
+  if (name === "freeze" || name === "resume") {
+    const chosen = name === "freeze" ? { reason_class: byId("act-class").value } : {};
+    const answer = await api(freezePath(name, kind, id), { body: { reason, ...chosen } });
+    return { done: true, message: sentence(await answer.json()) };
+  }
   const path = `/v1/operator/actors/${encodeURIComponent(kind)}/${encodeURIComponent(id)}`;
   return (await api(path, { body: { action: name, reason } })).json();
 }
@@ -65,8 +77,11 @@ async function erase(kind, id, reason) {
   return { done: true, message };
 }
 
-/** Asks for a reason, and does with it what is to be done; `confirmed` has to be typed first. */
-export function askWhy({ title, about, whose, confirmed = null }, act) {
+/**
+ * Asks for a reason, and does with it what is to be done. What is `confirmed` has to be typed first;
+ * with `classes` a class of reasons is chosen, too.
+ */
+export function askWhy({ title, about, whose, confirmed = null, classes = false }, act) {
   asked = { act, confirmed };
   byId("act-title").textContent = `${title} ${whose}?`;
   byId("act-about").textContent = about;
@@ -77,6 +92,7 @@ export function askWhy({ title, about, whose, confirmed = null }, act) {
   byId("act-confirm").required = confirmed !== null;
   byId("act-confirm").value = "";
   byId("act-id").textContent = confirmed ?? "";
+  byId("act-classes").hidden = !classes;
   byId("act").showModal();
   byId("act-reason").focus();
 }

@@ -3,6 +3,7 @@
 
 import { actButtons } from "./act.js";
 import { byId, h } from "./dom.js";
+import { freezeCard, isFrozen } from "./freeze.js";
 import { card, current, empty, href, mailbox, pill, table, tile, troubles } from "./parts.js";
 import { SessionEnded, api, saying } from "./session.js";
 import { count, duration, micros, rate } from "./text.js";
@@ -207,7 +208,8 @@ function acts(page, isLive, reason) {
   return card("Acts",
     reason === null ? null
       : h("p", { class: "notice" }, `It is in quarantine and takes no command: ${reason}`),
-    actButtons(page, { isLive, isQuarantined: reason !== null }, answered),
+    actButtons(page,
+      { isLive, isQuarantined: reason !== null, isFrozen: isFrozen(page) }, answered),
     h("p", { class: `answer ${answer && !answer.done ? "warn" : ""}`, role: "status" },
       answer?.text ?? ""));
 }
@@ -230,6 +232,7 @@ export function entityView(tree) {
     h("p", { class: "quiet" }, "Tenant ", h("span", { class: "mono" }, page.tenant_id)),
     liveCard(actor, reason !== null),
     acts(page, Boolean(actor), reason),
+    freezeCard(page),
     h("div", { class: "columns" },
       stateCard(page),
       card(`What record ${page.at} changed`, page.at

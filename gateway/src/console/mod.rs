@@ -15,6 +15,7 @@
 //! | `GET /v1/operator/tenants/{id}/users` | a tenant's users without addresses and names |
 //! | `DELETE /v1/operator/users/{id}/factors`, `{reason}` | `{removed}`: lost second factors |
 //! | `POST /v1/users/{id}/erase`, `/v1/tenants/{id}/erase` | the receipt of an erasure |
+//! | `POST /v1/operator/{tenants,users,apps}/{id}/freeze`, `…/resume` | a freeze, its receipt |
 //!
 //! Rates (per second) are made by the script from two trees that follow each other, so that the
 //! server keeps no figures for who is looking. No state is edited here: what an operator may do
@@ -32,6 +33,7 @@ use types::TenantId;
 pub use pages::page;
 
 use crate::assets::Asset;
+use crate::routes::freezes::FreezeView;
 
 /// The files that the page is made of: one style, and the modules of the script.
 pub const FILES: &[Asset] = &[
@@ -40,6 +42,7 @@ pub const FILES: &[Asset] = &[
     Asset { name: "act.js", text: include_str!("act.js") },
     Asset { name: "dom.js", text: include_str!("dom.js") },
     Asset { name: "entity.js", text: include_str!("entity.js") },
+    Asset { name: "freeze.js", text: include_str!("freeze.js") },
     Asset { name: "parts.js", text: include_str!("parts.js") },
     Asset { name: "session.js", text: include_str!("session.js") },
     Asset { name: "status.js", text: include_str!("status.js") },
@@ -92,6 +95,8 @@ pub struct ActorPage {
     pub view: Option<ActorView>,
     /// Why it is in quarantine, if it is.
     pub quarantine: Option<String>,
+    /// The last freeze of the tenant, user or app that it is, with its receipt.
+    pub freeze: Option<FreezeView>,
     /// The state after record `at`, redacted; null if it cannot be told.
     pub state: serde_json::Value,
     /// Why the state cannot be told.

@@ -15,6 +15,9 @@ const VIEWS: [(&str, &str); 5] = [
     ("journal", "Journal"),
 ];
 
+/// The classes of reasons to freeze something, the most common first.
+const CLASSES: [&str; 6] = ["security", "abuse", "payment", "legal", "maintenance", "other"];
+
 /// The whole page.
 pub fn page() -> Markup {
     html! {
@@ -134,6 +137,12 @@ fn act() -> Markup {
                 label for="act-reason" { "Reason" }
                 textarea #act-reason rows="3" maxlength=(REASON_CHARS_MAX) required
                     aria-describedby="act-note" {}
+                div #act-classes hidden {
+                    label for="act-class" { "What whoever is refused hears" }
+                    select #act-class {
+                        @for class in CLASSES { option value=(class) { (class) } }
+                    }
+                }
                 p #act-note.quiet {
                     "It stands in the tenant's chain and in the platform's, with your name."
                 }

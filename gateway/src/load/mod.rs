@@ -10,6 +10,8 @@
 //! generator shares the machine with the server unless it runs elsewhere: figures include its cost.
 
 mod client;
+mod flood;
+mod probe;
 pub(crate) mod progress;
 mod readers;
 mod report;
@@ -39,6 +41,11 @@ const WARM_UP_SECONDS: u64 = 1;
 
 /// How long answers are awaited after the end, in seconds; what is still open then is a fault.
 const DRAIN_SECONDS_MAX: u64 = 10;
+
+/// What `--scenario` takes.
+fn names() -> impl Iterator<Item = &'static str> {
+    scenario::names().chain([storm::NAME, flood::NAME, readers::NAME])
+}
 
 /// The options of `bailiwick load`.
 #[derive(clap::Args, Debug)]
@@ -187,6 +194,9 @@ pub enum LoadError {
     /// The results could not be printed.
     #[error("cannot print the results")]
     Print(#[source] io::Error),
+    /// The password of the users could not be hashed.
+    #[error("cannot hash a password")]
+    Hash(#[source] identity::password::HashError),
     /// The system gave no random bytes.
     #[error("the system's random source failed")]
     Random,
@@ -233,11 +243,12 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
     };
     let (url, name, json) = (args.url.clone(), args.scenario.clone(), args.json.clone());
     let setup = Setup::new(args, target.clone(), profile.span())?;
-    if name == storm::NAME {
-        return storm::run(&setup, &target, profile.duration, json.as_deref()).await;
-    }
-    if name == readers::NAME {
-        return readers::run(&setup, &target, profile.duration, json.as_deref()).await;
+    let file = json.as_deref();
+    match name.as_str() {
+        storm::NAME => return storm::run(&setup, &target, profile.duration, file).await,
+        readers::NAME => return readers::run(&setup, &target, profile.duration, file).await,
+        flood::NAME => return flood::run(&setup, &target, &profile, file).await,
+        _ => {}
     }
     let chosen: Vec<_> = scenario::named(&name).collect();
     let mut reports = Vec::new();
@@ -273,11 +284,6 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
 struct Failure {
     scenario: &'static str,
     reason: String,
-}
-
-/// The names that the command line accepts.
-fn names() -> impl Iterator<Item = &'static str> {
-    scenario::names().chain([storm::NAME, readers::NAME])
 }
 
 async fn measure(

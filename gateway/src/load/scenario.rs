@@ -208,6 +208,29 @@ async fn batch_write(setup: &Setup) -> Result<Workload, LoadError> {
     Ok(Workload::new(vec![shelf.batch_request(setup, calls)?], Accept::Batch(size)))
 }
 
+/// What a tenant of its own may send: one request of each sort.
+pub(crate) struct Neighbour {
+    pub(crate) me: Prepared,
+    pub(crate) debit: Prepared,
+    pub(crate) call: Prepared,
+    /// A batch of writing calls.
+    pub(crate) batch: Prepared,
+}
+
+/// A tenant with a filled wallet and an app.
+pub(crate) async fn neighbour(setup: &Setup) -> Result<Neighbour, LoadError> {
+    let shelf = Shelf::deploy(setup).await?;
+    let books = shelf.fill(setup).await?;
+    let calls = (0..setup.batch_size()).map(add_book).collect();
+    let debit = json!({ "amount": 1, "reason": "load" });
+    Ok(Neighbour {
+        me: setup.me_request(&shelf.owner.token)?,
+        debit: shelf.request(setup, "/v1/billing/debits", &debit)?,
+        call: shelf.call_request(setup, get_book(&books[0]))?,
+        batch: shelf.batch_request(setup, calls)?,
+    })
+}
+
 fn add_book(number: usize) -> Value {
     json!({
         "function": "add_book",

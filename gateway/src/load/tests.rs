@@ -223,6 +223,9 @@ fn platform(_: u64, request: &Request<Bytes>) -> Reply {
         {
             Reply::Answer(201, Value::Null)
         }
+        (["billing", "debits"], Some(user)) if user.starts_with("load-") => {
+            Reply::Answer(201, Value::Null)
+        }
         (["developer", "register"], Some(_)) => Reply::Answer(400, json!({ "error": "known" })),
         (["developer", "apps"], Some(_)) => Reply::Answer(201, Value::Null),
         (["extensions", "developer", "call"], Some(_)) if body["function"] == "deploy_ir" => {
@@ -307,12 +310,14 @@ async fn a_scenario_that_cannot_be_prepared_does_not_keep_the_others_from_being_
 
 #[tokio::test]
 async fn a_login_storm_tells_what_it_does_to_others_and_who_is_put_off_comes_back() {
-    let refused_once = AtomicU64::new(0);
+    let logins = AtomicU64::new(0);
     let url = serve(move |number, request| match request.uri().path() {
-        "/v1/auth/login" if refused_once.fetch_add(1, Ordering::Relaxed) < 3 => {
-            Reply::Answer(503, json!({ "error": "busy" }))
-        }
-        "/v1/auth/login" => Reply::Answer(200, json!({})),
+        // The first one is the operator's, who brings the users in.
+        "/v1/auth/login" => match logins.fetch_add(1, Ordering::Relaxed) {
+            1..=3 => Reply::Answer(503, json!({ "error": "busy" })),
+            _ => Reply::Answer(200, json!({ "access_token": "operators" })),
+        },
+        "/v1/operator/users/import" => Reply::Answer(200, json!({ "failed": 0 })),
         "/readyz" => Reply::Answer(200, json!({})),
         _ => platform(number, request),
     })
@@ -332,6 +337,37 @@ async fn a_login_storm_tells_what_it_does_to_others_and_who_is_put_off_comes_bac
             assert_eq!(probe["failures"], 0, "{found}");
         }
         assert!(found["p99"][probe]["ratio"].as_f64() > Some(0.0), "{found}");
+    }
+}
+
+#[tokio::test]
+async fn a_flood_tells_what_it_does_to_a_neighbour_and_what_it_was_answered() {
+    let batches = AtomicU64::new(0);
+    let url = serve(move |number, request| {
+        // Some of the flood is refused; the first batches fill the shelves.
+        let is_batch = request.uri().path().ends_with("/batch");
+        match is_batch && batches.fetch_add(1, Ordering::Relaxed) > 2 {
+            true => Reply::Answer(429, json!({ "error": "rate_limited" })),
+            false => platform(number, request),
+        }
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("flood.json");
+    let name = super::flood::NAME;
+    let more = ["--scenario", name, "--connections", "4", "--rate", "400", "--duration", "1"];
+    let more = [&more[..], &["--json", file.to_str().unwrap()]].concat();
+    super::run(args(&url, &more)).await.unwrap();
+    let found: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    for status in ["200", "201", "429"] {
+        assert!(found["flood_answers"][status].as_u64() > Some(0), "{found}");
+    }
+    for probe in ["me", "debit", "call"] {
+        for part in ["quiet", "flood"] {
+            let probe = &found["p99"][probe][part];
+            assert!(probe["requests"].as_u64() > Some(10), "{found}");
+            assert_eq!(probe["failures"], 0, "{found}");
+        }
     }
 }
 

@@ -82,7 +82,7 @@ impl FromRequestParts<App> for Enroller {
             return Ok(Self(entered));
         };
         let caller = app.identity.enroller(token).await?;
-        enter(parts, app, Some(caller)).map(Self)
+        enter(parts, app, Some(caller)).await.map(Self)
     }
 }
 

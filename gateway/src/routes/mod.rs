@@ -15,6 +15,7 @@ mod erasure;
 mod events;
 mod factors;
 mod hosts;
+pub(crate) mod freezes;
 mod import;
 mod invitation_page;
 mod keys;
@@ -73,6 +74,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(import::router())
         .merge(signing_keys::router())
         .merge(operator_actors::router())
+        .merge(freezes::router())
         .merge(backups::router())
         .merge(erasure::router())
         .merge(portability::router())

@@ -25,6 +25,7 @@ use crate::extract::{JsonBody, Query};
 use crate::openapi::tag;
 use crate::paging;
 use crate::problem::Problem;
+use crate::routes::freezes;
 
 /// The most records of its history that an actor's page shows.
 const HISTORY_SHOWN_MAX: usize = 100;
@@ -96,8 +97,9 @@ async fn actor(
         None if is_live => known.observe(place.clone()).await.ok(),
         _ => None,
     };
+    let freeze = freezes::of_entity(&app, place.kind(), place.id()).await;
     let page = blocking(&app, move |app| page(app, &place, &query, now)).await?;
-    Ok(Json(page))
+    Ok(Json(ActorPage { freeze, ..page }))
 }
 
 /// The page. `now` is the state of the live entity, if that is wanted and it can be asked.
@@ -123,6 +125,7 @@ fn page(
     let quarantine = quarantined.into_iter().find_map(|(of, why)| (of == id).then_some(why));
     let (view, history) = (known.actor_view(&id), history(app, place, newest, shown)?);
     let tenant_id = TenantId(place.home.0);
+    let freeze = None;
     Ok(ActorPage {
         kind,
         id,
@@ -132,6 +135,7 @@ fn page(
         state,
         state_error,
         is_erased,
+        freeze,
         at,
         head,
         history,

@@ -1,6 +1,8 @@
 //! Probes, metrics and the documents about the API: for everyone, counted by nobody, but for the
 //! metrics, which [`Watcher`] guards.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::Router;
 use axum::extract::{Path, State};
@@ -8,6 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use identity::mail::PostOffice;
+use persistence::Journal;
 use serde_json::{Value, json};
 use supervision::Refusal;
 use types::rfc3339;
@@ -17,6 +20,13 @@ use crate::assets::{self, Asset};
 use crate::authenticate::Watcher;
 use crate::openapi::Documents;
 use crate::problem::Problem;
+
+/// For how long what the writer has done says that it is well.
+const PROGRESS_FRESH: Duration = Duration::from_secs(1);
+/// How long the writer may have work and get nowhere before the server is not ready.
+const STUCK: Duration = Duration::from_secs(5);
+/// How often it is looked at meanwhile.
+const PROGRESS_PERIOD: Duration = Duration::from_millis(20);
 
 /// The files of `/docs`.
 const DOCS: &[Asset] = &[
@@ -46,19 +56,31 @@ async fn healthz() -> Json<Value> {
     Json(json!({ "status": "ok" }))
 }
 
+/// What the writer is known to have done answers this, so that a probe waits for nobody's work: it
+/// is ready when it has nothing to do, or got on within [`PROGRESS_FRESH`]. One that did not may be
+/// slow or stuck; it gets until [`STUCK`] to show which.
 async fn readyz(State(app): State<App>) -> Response {
-    // Only the writer can answer this: it is ready when it commits.
-    let settled = tokio::time::timeout(std::time::Duration::from_secs(5), app.system.settle());
-    match settled.await {
+    if is_ready(app.system.journal()).await {
         // With little room on the disk it still serves: what finishes, frees or reads.
-        Ok(()) => {
-            let low_space = app.system.journal().is_low_on_space();
-            let body = json!({ "status": "ready", "low_space": low_space, "mail": mail(&app) });
-            Json(body).into_response()
-        }
-        Err(_) => {
-            let status = StatusCode::SERVICE_UNAVAILABLE;
-            (status, Json(json!({ "status": "the journal does not answer" }))).into_response()
+        let low_space = app.system.journal().is_low_on_space();
+        let body = json!({ "status": "ready", "low_space": low_space, "mail": mail(&app) });
+        return Json(body).into_response();
+    }
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    (status, Json(json!({ "status": "the journal does not answer" }))).into_response()
+}
+
+async fn is_ready(journal: &Journal) -> bool {
+    if journal.stuck_for().is_none() {
+        // Something to do, so that the next probe hears of a writer that is gone.
+        journal.ride(Box::new(|_| {}));
+        return true;
+    }
+    loop {
+        match journal.stuck_for() {
+            Some(idle) if idle >= STUCK => return false,
+            Some(idle) if idle >= PROGRESS_FRESH => tokio::time::sleep(PROGRESS_PERIOD).await,
+            _ => return true,
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::extract::{JsonBody, Query};
 use crate::once::{self, Key};
 use crate::openapi::tag;
 use crate::problem::Problem;
+use crate::routes::freezes::{self, FreezeView};
 
 const PAGE_DEFAULT: usize = 50;
 const PAGE_MAX: usize = 200;
@@ -163,6 +164,9 @@ struct TenantResponse {
     /// Only for a sandbox: `true`
     #[serde(skip_serializing_if = "Option::is_none")]
     sandbox: Option<bool>,
+    /// For operators, while it is frozen: why, and what was stopped
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frozen: Option<FreezeView>,
 }
 
 /// A tenant's id as everybody sees it: a direct user's own has the user's.
@@ -191,6 +195,7 @@ impl From<Details> for TenantResponse {
             custom_pricing: json!({}),
             ui_config: json!({}),
             sandbox: settings.sandbox,
+            frozen: None,
         }
     }
 }
@@ -389,8 +394,10 @@ async fn one(
     Someone(entered): Someone,
     Path(tenant_id): Path<String>,
 ) -> Result<Json<TenantResponse>, Problem> {
-    let Authority { tenant, .. } = authority(&app, &entered, &tenant_id, None).await?;
-    Ok(Json(details(&app, tenant).await?.into()))
+    let authority = authority(&app, &entered, &tenant_id, None).await?;
+    let mut response = TenantResponse::from(details(&app, authority.tenant).await?);
+    response.frozen = freezes::of_tenant(&app, authority.tenant, &authority).await?;
+    Ok(Json(response))
 }
 
 /// What changes; what is left out or null stays.

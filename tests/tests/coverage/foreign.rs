@@ -136,6 +136,8 @@ impl Matrix {
         id("/v1/operator/tenants/", "id", |it| &it.user.id);
         id("/v1/operator/actors/", "id", |it| &it.user.id);
         id("/v1/operator/users/", "id", |it| &it.user.id);
+        id("/v1/operator/apps/", "id", |it| &it.app);
+        id("/v1/operator/frozen/", "id", |it| &it.user.id);
         Self { server, asker: own.user, ids }
     }
 

@@ -128,7 +128,7 @@ impl Wallet {
     }
 
     /// Releases what is left of a hold.
-    fn release(&self, left: &Slices, now: Timestamp, postings: &mut Postings) {
+    pub(super) fn release(&self, left: &Slices, now: Timestamp, postings: &mut Postings) {
         let mut owed = self.owed;
         for (bucket, amount) in left {
             postings.post(Account::Held(*bucket), -amount);

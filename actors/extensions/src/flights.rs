@@ -1,0 +1,246 @@
+//! The calls and batches that are under way in this process, so that an operator can stop them and
+//! be told what became of each.
+//!
+//! Invariants
+//! - A flight is stopped or recorded, never both: it asks for leave to be recorded, and once it was
+//!   stopped it does not get it; once it has leave it is not stopped any more.
+//! - Whoever enters a flight looks after that whether it may fly, and who stops flights closes the
+//!   way in before: so none slips through between.
+//!
+//! Deliberate limit: what a built-in app has done is done. A batch of one ends before its next
+//! call, and what it did until then is recorded.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use parking_lot::Mutex;
+use supervision::Refusal;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use types::{AppId, CallId, TenantId, UserId};
+
+/// What is under way: who calls what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flying {
+    /// The call or batch.
+    pub id: CallId,
+    /// In which tenant.
+    pub tenant: TenantId,
+    /// For which user.
+    pub user: Option<UserId>,
+    /// Which app.
+    pub app: AppId,
+}
+
+#[derive(Clone, Debug, Default)]
+enum Phase {
+    #[default]
+    Flying,
+    /// Nothing of it will be recorded.
+    Stopped(Refusal),
+    /// It is being recorded.
+    Landing,
+    /// It was recorded.
+    Landed,
+}
+
+/// What became of a flight that was to be stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// It ended, and nothing of it was recorded.
+    Cancelled,
+    /// It was recorded before it could be stopped.
+    Completed,
+    /// It was too late to stop it, and it was not recorded after all.
+    Refused,
+    /// It has not ended yet. If it was stopped in time, nothing of it will be recorded.
+    StillRunning,
+}
+
+struct Slot {
+    flying: Flying,
+    phase: watch::Sender<Phase>,
+}
+
+/// All of them.
+#[derive(Default)]
+pub struct Flights {
+    slots: Mutex<HashMap<CallId, Arc<Slot>>>,
+}
+
+/// One of them, until it is dropped.
+pub struct Flight {
+    flights: Arc<Flights>,
+    slot: Arc<Slot>,
+}
+
+impl Flights {
+    /// Enters one.
+    pub fn enter(self: &Arc<Self>, flying: Flying) -> Flight {
+        let id = flying.id;
+        let slot = Arc::new(Slot { flying, phase: watch::Sender::new(Phase::default()) });
+        self.slots.lock().insert(id, slot.clone());
+        Flight { flights: self.clone(), slot }
+    }
+
+    /// How many are under way.
+    pub fn count(&self) -> usize {
+        self.slots.lock().len()
+    }
+
+    /// Stops those that are `meant`, and waits for them to end, at most for `limit`. Each is
+    /// answered with `refusal`.
+    pub async fn stop(
+        &self,
+        meant: impl Fn(&Flying) -> bool,
+        refusal: &Refusal,
+        limit: Duration,
+    ) -> Vec<(Flying, Stopped)> {
+        let deadline = Instant::now() + limit;
+        let slots: Vec<_> = {
+            let slots = self.slots.lock();
+            slots.values().filter(|slot| meant(&slot.flying)).map(Arc::downgrade).collect()
+        };
+        // Held weakly from here on: that a flight is gone is how its end is seen.
+        let stopping = slots.into_iter().filter_map(|weak| {
+            let slot = weak.upgrade()?;
+            slot.phase.send_if_modified(|phase| {
+                let is_flying = matches!(phase, Phase::Flying);
+                if is_flying {
+                    *phase = Phase::Stopped(refusal.clone());
+                }
+                is_flying
+            });
+            let (flying, phase) = (slot.flying.clone(), slot.phase.subscribe());
+            Some(ended(flying, phase, deadline))
+        });
+        join_all(stopping.collect::<Vec<_>>()).await
+    }
+}
+
+async fn ended(
+    flying: Flying,
+    mut phase: watch::Receiver<Phase>,
+    deadline: Instant,
+) -> (Flying, Stopped) {
+    let gone = async { while phase.changed().await.is_ok() {} };
+    let has_ended = timeout_at(deadline, gone).await.is_ok();
+    let became = match (&*phase.borrow(), has_ended) {
+        (Phase::Landed, _) => Stopped::Completed,
+        (_, false) => Stopped::StillRunning,
+        (Phase::Stopped(_), true) => Stopped::Cancelled,
+        (Phase::Flying | Phase::Landing, true) => Stopped::Refused,
+    };
+    (flying, became)
+}
+
+impl Flight {
+    /// Its call or batch.
+    pub fn id(&self) -> CallId {
+        self.slot.flying.id
+    }
+
+    /// What tells whether it was stopped, from any thread.
+    pub fn watch(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let phase = self.slot.phase.subscribe();
+        move || matches!(*phase.borrow(), Phase::Stopped(_))
+    }
+
+    /// Resolves with the refusal once it was stopped.
+    pub async fn stopped(&self) -> Refusal {
+        let mut phase = self.slot.phase.subscribe();
+        loop {
+            if let Phase::Stopped(refusal) = &*phase.borrow_and_update() {
+                return refusal.clone();
+            }
+            if phase.changed().await.is_err() {
+                // Never: this flight holds the sender.
+                return Refusal::crashed();
+            }
+        }
+    }
+
+    /// The refusal, if it was stopped.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match &*self.slot.phase.borrow() {
+            Phase::Stopped(refusal) => Err(refusal.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for leave to be recorded: the refusal, if it was stopped.
+    pub fn land(&self) -> Result<(), Refusal> {
+        let mut leave = Ok(());
+        self.slot.phase.send_if_modified(|phase| match phase {
+            Phase::Stopped(refusal) => {
+                leave = Err(refusal.clone());
+                false
+            }
+            _ => {
+                *phase = Phase::Landing;
+                true
+            }
+        });
+        leave
+    }
+
+    /// It was recorded, or, if it was not, flies on.
+    pub fn landed(&self, is_recorded: bool) {
+        self.slot.phase.send_replace(if is_recorded { Phase::Landed } else { Phase::Flying });
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.flights.slots.lock().remove(&self.slot.flying.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    fn flying(id: u128, tenant: u128) -> Flying {
+        let app = AppId::new("shelf").unwrap();
+        Flying { id: CallId(id), tenant: TenantId(tenant), user: None, app }
+    }
+
+    fn refusal() -> Refusal {
+        Refusal::forbidden("stopped")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flight_is_stopped_or_recorded_and_the_stop_says_which() {
+        let flights = Arc::new(Flights::default());
+        let cancelled = flights.enter(flying(1, 1));
+        let completed = flights.enter(flying(2, 1));
+        let refused = flights.enter(flying(3, 1));
+        let stuck = flights.enter(flying(4, 1));
+        let other = flights.enter(flying(5, 2));
+        assert!(completed.land().is_ok() && refused.land().is_ok());
+        let is_stopped = cancelled.watch();
+        let ends = async {
+            assert_eq!(cancelled.stopped().await, refusal());
+            assert!(is_stopped() && cancelled.land().is_err() && cancelled.check().is_err());
+            drop(cancelled);
+            completed.landed(true);
+            drop((completed, refused));
+        };
+        let why = refusal();
+        let stop = flights.stop(|it| it.tenant == TenantId(1), &why, LIMIT);
+        let (mut stopped, ()) = tokio::join!(stop, ends);
+        stopped.sort_by_key(|(flying, _)| flying.id);
+        let became: Vec<_> = stopped.into_iter().map(|(_, became)| became).collect();
+        let wanted =
+            [Stopped::Cancelled, Stopped::Completed, Stopped::Refused, Stopped::StillRunning];
+        assert_eq!(became, wanted);
+        assert!(stuck.land().is_err(), "it was stopped, however late it comes");
+        assert!(other.land().is_ok());
+        drop((stuck, other));
+        assert_eq!(flights.count(), 0);
+    }
+}
