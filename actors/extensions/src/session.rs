@@ -297,10 +297,7 @@ impl Entity for ExtensionSession {
                         share: ran.share,
                         items: paid.map(|item| (item.index, item.price, item.fee)).collect(),
                     };
-                    if self.unsettled.is_empty() {
-                        self.retry = Retry::begin(at, SETTLE_BACKOFF);
-                    }
-                    self.unsettled.insert(ran.id, run);
+                    self.owe(ran.id, run, at);
                 }
             }
             SessionEvent::Emitted(_) => {}
@@ -324,7 +321,7 @@ impl Entity for ExtensionSession {
                     let Scope { tenant, app, .. } = started.scope;
                     let (share, items) = (started.share, Vec::new());
                     let run = Unsettled { tenant, app, hold, share, items };
-                    self.unsettled.insert(lost.id, run);
+                    self.owe(lost.id, run, at);
                 }
             }
             SessionEvent::Completed(completed) => {
@@ -410,7 +407,22 @@ impl ExtensionSession {
     }
 }
 
+impl ExtensionSession {
+    /// A run is to be settled from now on.
+    fn owe(&mut self, id: CallId, run: Unsettled, at: Timestamp) {
+        if self.unsettled.is_empty() {
+            self.retry = Retry::begin(at, SETTLE_BACKOFF);
+        }
+        self.unsettled.insert(id, run);
+    }
+}
+
 impl Retrying for ExtensionSession {
+    /// Runs that are started wait for their own time, not for another try.
+    fn retry_at(&self) -> Option<Timestamp> {
+        (!self.unsettled.is_empty()).then(|| self.retry.next_at())
+    }
+
     fn retry(&self) -> &Retry {
         &self.retry
     }

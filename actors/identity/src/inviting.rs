@@ -164,8 +164,8 @@ impl Identity {
     }
 
     /// Accepts an invitation for the caller's user, and waits until the user is a member. 410 when
-    /// it is over, 403 `other_address` or `frozen`, 409 when the tenant or the user has no room or the
-    /// role is no more, 410 `invitation_void` when whoever invited may not any more.
+    /// it is over, 403 `other_address` or `frozen`, 409 when the tenant or the user has no room or
+    /// the role is no more, 410 `invitation_void` when whoever invited may not any more.
     pub async fn accept_invitation(
         &self,
         address: Address<Invitation>,

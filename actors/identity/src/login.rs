@@ -160,7 +160,15 @@ impl Identity {
         let begun = self.throttle.begin_login(&visitor, now).map_err(too_many_attempts)?;
         let found = self.find(&system, email, attempt.tenant).await?;
         let password = Zeroizing::new(attempt.password);
-        let account = self.check_password(found, &password).await?;
+        let account = match self.check_password(found, &password).await {
+            Ok(account) => account,
+            Err(refusal) => {
+                if refusal.class == Class::Busy {
+                    self.throttle.login_not_tried(&visitor, begun);
+                }
+                return Err(refusal);
+            }
+        };
         self.throttle.login_was_right(&visitor, begun);
         let (user, session) = (account.user, SessionId(system.new_id()));
         let password_changes = account.password_changes;
@@ -358,8 +366,11 @@ impl Identity {
         // Before the token is used: it shall be good still when the tenant is on again.
         let tenants = system.directory::<Tenant>();
         let home = Tenant::address(tenant);
-        if !tenants.look(&home, origin.clone(), Tenant::is_active).await? {
-            return Err(tenant_inactive());
+        let is_on = tenants.look(&home, origin.clone(), Tenant::is_active).await;
+        match unless_erased(is_on.map(Some))? {
+            Some(true) => {}
+            Some(false) => return Err(tenant_inactive()),
+            None => return Err(invalid_token()),
         }
         let present = Present { token };
         let sessions = system.directory::<Session>();

@@ -237,8 +237,14 @@ impl Throttle {
 
     /// What was tried was right: the attempt is taken back, and the failures of its pair with it.
     pub fn login_was_right(&self, visitor: &Visitor, begun: Begun) {
+        self.login_not_tried(visitor, begun);
+        self.counts.lock().pairs.entries.remove(&visitor.pair);
+    }
+
+    /// Nobody has looked at what was tried, for want of room: the attempt is taken back.
+    pub fn login_not_tried(&self, visitor: &Visitor, begun: Begun) {
         let Counts { pairs, addresses, accounts, .. } = &mut *self.counts.lock();
-        pairs.entries.remove(&visitor.pair);
+        pairs.give_back(&visitor.pair);
         if begun.counts_for_all {
             addresses.give_back(&visitor.address);
             if let Some(account) = &visitor.account {
@@ -276,6 +282,18 @@ mod tests {
             assert_eq!(throttle.begin(pair, at(i64::from(attempt))), Ok(()));
         }
         throttle
+    }
+
+    #[test]
+    fn what_nobody_has_looked_at_counts_for_nothing() {
+        let throttle = Throttle::default();
+        let visitor = Visitor::new("192.0.2.1", ADA, None);
+        for _ in 0..=ATTEMPTS_MAX.max(ADDRESS_ATTEMPTS_MAX) {
+            let begun = throttle.begin_login(&visitor, at(0)).unwrap();
+            throttle.login_not_tried(&visitor, begun);
+        }
+        let begun = throttle.begin_login(&visitor, at(0));
+        assert!(begun.is_ok());
     }
 
     #[test]

@@ -339,7 +339,7 @@ async fn remove(
     entered.require(WRITE)?;
     let user = member_at(&entered, &user_id, WRITE)?;
     if permanent {
-        let message = "a tenant removes users; the person (DELETE /v1/auth/me) or an operator erases";
+        let message = "a tenant removes users; the person or an operator erases an account";
         return Err(Refusal::forbidden(message).into());
     }
     let (tenant, rights) = (entered.caller.tenant, entered.caller.scopes.clone());

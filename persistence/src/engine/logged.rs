@@ -36,6 +36,12 @@ use super::{Direction, Engine, EngineError, Pair, WriteBatch};
 
 /// When the table in memory is frozen, in bytes of keys and values.
 pub const TABLE_BYTES: usize = 16 * 1024 * 1024;
+/// How much of a table one commit of the store takes, in bytes of keys and values: it is copied for
+/// that, and the store keeps what it writes in memory until then.
+const MOVE_BYTES: usize = 4 * 1024 * 1024;
+/// A table that nothing was added to for so long is moved, however small: an idle server holds
+/// none of it in memory.
+const QUIET: Duration = Duration::from_secs(15);
 /// How many times over the active table may grow while the frozen one is being moved.
 const OVERFLOW_FACTOR: usize = 4;
 /// How long a commit waits for a table that is being moved: a store that takes longer hangs.
@@ -83,6 +89,8 @@ struct Mover {
 
 struct Shared<E> {
     store: Store<E>,
+    /// Locked before `mover`, and that before `tables`.
+    log: Mutex<Log>,
     tables: RwLock<Tables>,
     mover: Mutex<Mover>,
     wake: Condvar,
@@ -92,7 +100,6 @@ struct Shared<E> {
 /// An [`Engine`] with a write-ahead log before it.
 pub struct LoggedEngine<E: Engine> {
     shared: Arc<Shared<E>>,
-    log: Mutex<Log>,
     table_bytes: usize,
     thread: Option<JoinHandle<()>>,
 }
@@ -105,6 +112,17 @@ fn sorted(segments: &dyn Segments) -> Result<Vec<u64>, EngineError> {
 }
 
 impl Log {
+    /// Removes what follows the last whole frame and is none. Synced by itself: the frame that
+    /// comes next may go into the next segment.
+    fn trim(&mut self) -> Result<(), EngineError> {
+        if self.unfinished {
+            let trimmed = self.segment.trim(self.end).and_then(|()| self.segment.sync());
+            trimmed.map_err(LOG.failed("trim an unfinished commit"))?;
+            (self.unfinished, self.reserved) = (false, self.end);
+        }
+        Ok(())
+    }
+
     /// Fills what follows the frame that comes next with zeros, if it reaches beyond them. They are
     /// synced with it. A full disk may still have room for the frame, so that is no failure.
     fn reserve(&mut self) -> io::Result<()> {
@@ -158,7 +176,6 @@ impl<E: Engine> LoggedEngine<E> {
         let saved = segment.write(end - newest_frame.len() as u64, &newest_frame);
         saved.and_then(|()| segment.sync()).map_err(LOG.failed("save what it replayed"))?;
         let (mover, wake) = (Mutex::default(), Condvar::new());
-        let shared = Shared { store, tables: RwLock::new(tables), mover, wake, segments };
         let reserve_bytes = RESERVE_BYTES.min(table_bytes / RESERVE_FRACTION);
         let log = Log {
             segment,
@@ -170,8 +187,9 @@ impl<E: Engine> LoggedEngine<E> {
             buffer: Vec::new(),
             failed: false,
         };
-        let log = Mutex::new(log);
-        Ok(Self { shared: Arc::new(shared), log, table_bytes, thread: None })
+        let (log, tables) = (Mutex::new(log), RwLock::new(tables));
+        let shared = Shared { store, log, tables, mover, wake, segments };
+        Ok(Self { shared: Arc::new(shared), table_bytes, thread: None })
     }
 
     /// Moves the frozen table, if there is one, into the store, and says whether there was. What
@@ -193,12 +211,7 @@ impl<E: Engine> LoggedEngine<E> {
                 return Ok(());
             }
             if tables.frozen.is_none() {
-                let begun = self.shared.segments.open(log.last + 1);
-                log.segment = begun.map_err(LOG.failed("begin a segment"))?;
-                (log.end, log.reserved) = (0, 0);
-                log.buffer = Vec::new();
-                tables.frozen = Some((Arc::new(std::mem::take(&mut tables.active)), log.last));
-                tables.active_bytes = 0;
+                self.shared.freeze(log, &mut tables)?;
                 drop(tables);
                 self.shared.wake.notify_all();
                 return Ok(());
@@ -216,12 +229,7 @@ impl<E: Engine> LoggedEngine<E> {
     }
 
     fn append(&self, log: &mut Log, changes: &[Change]) -> Result<(), EngineError> {
-        if log.unfinished {
-            // Synced by itself: the frame that follows may go into the next segment.
-            let trimmed = log.segment.trim(log.end).and_then(|()| log.segment.sync());
-            trimmed.map_err(LOG.failed("trim an unfinished commit"))?;
-            (log.unfinished, log.reserved) = (false, log.end);
-        }
+        log.trim()?;
         self.freeze_if_grown(log)?;
         encode_frame(&mut log.buffer, log.last + 1, changes);
         log.reserve().map_err(LOG.failed("reserve room"))?;
@@ -294,22 +302,52 @@ impl Replay {
 impl<E: Engine> Shared<E> {
     /// The mover's thread: waits for a frozen table, moves it, drops the segments it came from.
     fn run(&self) {
+        let mut seen = 0;
         loop {
             let mut mover = self.mover.lock();
-            while self.tables.read().frozen.is_none() {
-                if mover.closing {
-                    return;
-                }
-                self.wake.wait(&mut mover);
+            let is_idle = self.tables.read().frozen.is_none();
+            if mover.closing && is_idle {
+                return;
             }
+            let is_quiet = is_idle && self.wake.wait_for(&mut mover, QUIET).timed_out();
             drop(mover);
-            if let Err(error) = LOG.guarded("move its table", || self.move_frozen()) {
+            let work = || {
+                if is_quiet {
+                    seen = self.freeze_unless_grown_since(seen)?;
+                }
+                self.move_frozen()
+            };
+            if let Err(error) = LOG.guarded("move its table", work) {
                 self.mover.lock().failed = Some(error);
                 self.wake.notify_all();
                 return;
             }
             self.wake.notify_all();
         }
+    }
+
+    /// Freezes the active table if the last commit is still `seen`, and says which it is.
+    fn freeze_unless_grown_since(&self, seen: u64) -> Result<u64, EngineError> {
+        let mut log = self.log.lock();
+        if log.last == seen && !log.failed {
+            let is_idle = |tables: &Tables| tables.active.is_empty() || tables.frozen.is_some();
+            if !is_idle(&self.tables.read()) {
+                log.trim()?;
+                self.freeze(&mut log, &mut self.tables.write())?;
+            }
+        }
+        Ok(log.last)
+    }
+
+    /// Begins a segment and an empty table; the present one is frozen, where none was.
+    fn freeze(&self, log: &mut Log, tables: &mut Tables) -> Result<(), EngineError> {
+        let begun = self.segments.open(log.last + 1);
+        log.segment = begun.map_err(LOG.failed("begin a segment"))?;
+        (log.end, log.reserved) = (0, 0);
+        log.buffer = Vec::new();
+        tables.frozen = Some((Arc::new(std::mem::take(&mut tables.active)), log.last));
+        tables.active_bytes = 0;
+        Ok(())
     }
 
     fn move_frozen(&self) -> Result<bool, EngineError> {
@@ -322,8 +360,16 @@ impl<E: Engine> Shared<E> {
     }
 
     fn move_table(&self, table: &Table, last: u64) -> Result<(), EngineError> {
-        let changes = table.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        self.store.commit(WriteBatch { changes })?;
+        let (mut batch, mut bytes) = (WriteBatch::default(), 0);
+        for (key, value) in table {
+            bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+            batch.changes.push((key.clone(), value.clone()));
+            if bytes >= MOVE_BYTES {
+                self.store.commit(std::mem::take(&mut batch))?;
+                bytes = 0;
+            }
+        }
+        self.store.commit(batch)?;
         // Apart and behind it: a store that loses the end of what it was given, and says nothing,
         // loses this first, and then the segments do not join on and opening is refused.
         let mut moved = WriteBatch::default();
@@ -346,7 +392,7 @@ impl<E: Engine> Engine for LoggedEngine<E> {
     }
 
     fn commit(&self, batch: WriteBatch) -> Result<(), EngineError> {
-        let mut log = self.log.lock();
+        let mut log = self.shared.log.lock();
         if std::mem::replace(&mut log.failed, true) {
             return Err(LOG.failed("append")("an earlier write failed"));
         }
@@ -470,147 +516,4 @@ impl<E: Engine> Drop for LoggedEngine<E> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::MemoryEngine;
-    use crate::engine::summed::{MOVED_UNSUMMED_KEY, sum};
-    use proptest::prelude::*;
-
-    fn change(key: u8, value: Option<u8>) -> WriteBatch {
-        WriteBatch { changes: vec![(vec![key], value.map(|value| vec![value]))] }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-        /// With a table of a few bytes everything moves all the time; reads must not notice.
-        #[test]
-        fn it_reads_as_a_plain_map_does(
-            changes in prop::collection::vec((0..24_u8, prop::option::of(0..9_u8)), 1..120),
-            table_bytes in 1..400_usize,
-        ) {
-            let folder = tempfile::tempdir().unwrap();
-            let open = |store| LoggedEngine::open(folder.path(), store, table_bytes).unwrap();
-            let plain = MemoryEngine::default();
-            let logged = open(MemoryEngine::default());
-            for (key, value) in &changes {
-                plain.commit(change(*key, *value)).unwrap();
-                logged.commit(change(*key, *value)).unwrap();
-                prop_assert_eq!(logged.get(&[*key]).unwrap(), plain.get(&[*key]).unwrap());
-                for direction in [Direction::Forward, Direction::Backward] {
-                    let scan = |engine: &dyn Engine| engine.scan(&[3], &[20], direction, 5);
-                    prop_assert_eq!(scan(&logged).unwrap(), scan(&plain).unwrap());
-                }
-            }
-        }
-    }
-
-    fn segment_path(folder: &tempfile::TempDir, first: u64) -> std::path::PathBuf {
-        folder.path().join(format!("log-{first:020}"))
-    }
-
-    fn entries(engine: &dyn Engine) -> Vec<Pair> {
-        engine.scan(&[0], &[99], Direction::Forward, 999).unwrap()
-    }
-
-    #[test]
-    fn a_torn_tail_is_trimmed_and_what_was_acknowledged_comes_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let open = || LoggedEngine::open(folder.path(), MemoryEngine::default(), 1 << 20);
-        let engine = open().unwrap();
-        for key in 0..5 {
-            engine.commit(change(key, Some(key))).unwrap();
-        }
-        drop(engine);
-        let path = segment_path(&folder, 1);
-        let mut whole = std::fs::read(&path).unwrap();
-        // What was reserved in advance is no frame. Each of these ends with a key and a value.
-        whole.truncate(whole.iter().rposition(|byte| *byte != 0).unwrap() + 1);
-        let fifth = whole.len() / 5;
-        for cut in whole.len() - fifth + 1..whole.len() {
-            std::fs::write(&path, &whole[..cut]).unwrap();
-            assert_eq!(entries(&open().unwrap()).len(), 4, "cut at {cut}");
-            let engine = open().unwrap();
-            engine.commit(change(9, Some(9))).unwrap();
-            drop(engine);
-            assert_eq!(entries(&open().unwrap()).len(), 5, "cut at {cut}");
-        }
-    }
-
-    #[test]
-    fn zeros_in_advance_are_no_commit_and_take_nothing_away_when_a_frame_is_torn_in_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let open = || LoggedEngine::open(folder.path(), MemoryEngine::default(), 1 << 20).unwrap();
-        let engine = open();
-        for key in 0..5 {
-            engine.commit(change(key, Some(key))).unwrap();
-        }
-        let log = engine.log.lock();
-        let (end, length) = (log.end as usize, log.reserved as usize);
-        drop(log);
-        drop(engine);
-        let path = segment_path(&folder, 1);
-        let whole = std::fs::read(&path).unwrap();
-        assert_eq!(whole.len(), length);
-        assert!(end < length && whole[end..].iter().all(|byte| *byte == 0));
-        let mut sixth = Vec::new();
-        encode_frame(&mut sixth, 6, &change(6, Some(6)).changes);
-        // Any sector of it may be there without the others; here: any byte.
-        for kept in 0..sixth.len() {
-            let mut torn = whole.clone();
-            torn[end + kept] = sixth[kept];
-            std::fs::write(&path, &torn).unwrap();
-            let engine = open();
-            assert_eq!(entries(&engine).len(), 5, "byte {kept}");
-            engine.commit(change(9, Some(9))).unwrap();
-            drop(engine);
-            assert_eq!(entries(&open()).len(), 6, "byte {kept}");
-        }
-    }
-
-    #[test]
-    fn damage_before_the_newest_segment_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let open = || LoggedEngine::open(folder.path(), MemoryEngine::default(), 1 << 20);
-        drop(open().unwrap());
-        let mut frame = Vec::new();
-        for number in 1..=3 {
-            encode_frame(&mut frame, number, &change(1, Some(1)).changes);
-            std::fs::write(segment_path(&folder, number), &frame).unwrap();
-        }
-        assert_eq!(open().unwrap().log.lock().last, 3);
-        std::fs::write(segment_path(&folder, 2), &frame[..9]).unwrap();
-        let Err(error) = open() else { panic!("a damaged segment was taken") };
-        assert!(error.reason.contains("damaged at byte 0"), "{error}");
-        std::fs::remove_file(segment_path(&folder, 2)).unwrap();
-        let Err(error) = open() else { panic!("a missing segment was not noticed") };
-        assert!(error.reason.contains("commit 2 is missing before 3"), "{error}");
-    }
-
-    #[test]
-    fn a_changed_value_is_refused_and_an_old_store_stays_without_checksums() {
-        let folder = tempfile::tempdir().unwrap();
-        let open = |store: MemoryEngine| LoggedEngine::open(folder.path(), store, 1).unwrap();
-        let mut old = change(7, Some(7));
-        old.put(MOVED_UNSUMMED_KEY.to_vec(), 0_u64.to_be_bytes().to_vec());
-        let store = MemoryEngine::default();
-        store.commit(old).unwrap();
-        let engine = open(store);
-        engine.commit(change(8, Some(8))).unwrap();
-        engine.commit(change(9, Some(9))).unwrap();
-        assert_eq!(entries(&engine).len(), 3);
-
-        let folder = tempfile::tempdir().unwrap();
-        let store = MemoryEngine::default();
-        let (mut summed, value) = (WriteBatch::default(), vec![5, 6]);
-        let with_sum = [value.as_slice(), &sum(&[4], &value)].concat();
-        summed.put(vec![4], with_sum.clone());
-        // The same under a key that it was not written under.
-        summed.put(vec![3], with_sum);
-        store.commit(summed).unwrap();
-        let engine = LoggedEngine::open(folder.path(), store, 1).unwrap();
-        assert_eq!(engine.get(&[4]).unwrap(), Some(value));
-        let error = engine.get(&[3]).unwrap_err();
-        assert!(error.reason.contains("checksum"), "{error}");
-        engine.scan(&[0], &[99], Direction::Forward, 9).unwrap_err();
-    }
-}
+mod tests;

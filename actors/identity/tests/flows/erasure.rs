@@ -1,9 +1,9 @@
 //! Erasing a person and a tenant, on a whole system in memory.
 
+use identity::Inviting;
 use identity::claim::EmailAddress;
 use identity::erasure::{Conclude, Erasure, Receipt, Subject};
 use identity::invitation::Invitation;
-use identity::Inviting;
 use identity::tenant::{Departure, Inviter, SetActive};
 use persistence::RowRange;
 use supervision::Home;
