@@ -40,6 +40,18 @@ fn acts_in_chain(server: &Server, user: &User) -> usize {
     records.iter().filter(|record| is_act(record.header.stream.as_str())).count()
 }
 
+/// Wherever an operator looks for it.
+async fn is_shown(api: &Api, operator: &User, user: &User, receipt: &Value) {
+    let list = api.get("/v1/operator/frozen").as_user(operator).send().await.ok(200);
+    assert_eq!(list["items"][0]["id"], receipt["id"], "{list}");
+    let tenant = format!("/v1/tenants/{}", user.id);
+    let shown = api.get(&tenant).as_user(operator).send().await.ok(200);
+    assert_eq!(&shown["frozen"], receipt);
+    let page = format!("/v1/operator/actors/tenant/{}", user.id);
+    let page = api.get(&page).as_user(operator).send().await.ok(200);
+    assert_eq!(&page["freeze"], receipt);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_tenant_stands_still_with_a_receipt_through_a_restart_until_it_goes_on() {
     let mut server = Server::start().await;
@@ -85,14 +97,7 @@ async fn a_frozen_tenant_stands_still_with_a_receipt_through_a_restart_until_it_
     // Once more is the same freeze, whatever is said.
     let again = act(&api, &operator, &path, &why("abuse")).await.ok(200);
     assert_eq!(again, receipt);
-    let list = api.get("/v1/operator/frozen").as_user(&operator).send().await.ok(200);
-    assert_eq!(list["items"][0]["id"], receipt["id"], "{list}");
-    let tenant = format!("/v1/tenants/{}", user.id);
-    let shown = api.get(&tenant).as_user(&operator).send().await.ok(200);
-    assert_eq!(shown["frozen"], receipt);
-    let page = format!("/v1/operator/actors/tenant/{}", user.id);
-    let page = api.get(&page).as_user(&operator).send().await.ok(200);
-    assert_eq!(page["freeze"], receipt);
+    is_shown(&api, &operator, &user, &receipt).await;
 
     server = server.restart().await;
     let api = server.api.clone();
@@ -117,6 +122,7 @@ async fn a_frozen_tenant_stands_still_with_a_receipt_through_a_restart_until_it_
     let path = format!("/v1/billing/holds/{}/capture", text(&hold["id"]));
     let ended = api.post(&path, &json!({})).as_user(&user).send().await;
     ended.problem(409, "hold_ended");
+    let tenant = format!("/v1/tenants/{}", user.id);
     let shown = api.get(&tenant).as_user(&operator).send().await.ok(200);
     assert!(shown.get("frozen").is_none(), "{shown}");
     // The freeze, its receipt and the end of it, in the tenant's own chain, which verifies.
