@@ -214,7 +214,15 @@ pub(crate) async fn enter(
 ) -> Result<Entered, Problem> {
     let request = request_of(parts);
     let caller = caller.ok_or_else(|| Problem::unauthenticated("this needs a credential"))?;
+    let rises = app.identity.epochs().rises();
     let place = app.admission.enter(caller.tenant).await?;
+    // Something was revoked while this waited: who it is from is found out again.
+    if app.identity.epochs().rises() != rises {
+        match caller.kind {
+            CallerKind::Service => drop(service_caller(parts, app).await?),
+            _ => drop(user_caller(parts, app).await?),
+        }
+    }
     // It may have been frozen while this waited: whoever freezes waits for those who are in.
     app.identity.frozen().check(caller.tenant, caller.user)?;
     Ok(Entered { caller, request, _place: Some(place) })

@@ -68,11 +68,11 @@ enum Command {
 }
 
 /// What the allocator is told, which it reads from its environment alone, and early: so the process
-/// begins anew with it, once. Freed memory goes back to the system at once (milliseconds), and each
+/// begins anew with it, once. Freed memory goes back to the system soon (milliseconds), and each
 /// thread looks after so many slow allocations for what others have freed of its own: without them
 /// an idle server keeps 25 MB and 40 MB more.
 const ALLOCATOR_SETTINGS: [(&str, &str); 2] =
-    [("MIMALLOC_PURGE_DELAY", "0"), ("MIMALLOC_GENERIC_COLLECT", "200")];
+    [("MIMALLOC_PURGE_DELAY", "10"), ("MIMALLOC_GENERIC_COLLECT", "200")];
 
 /// Begins anew with the allocator's settings; where that does not work, they are left out. What
 /// the operator has set stays.

@@ -49,7 +49,7 @@ use crate::{archive, routes, server};
 /// How often reminders are looked at.
 const REMINDERS_PERIOD: Duration = Duration::from_millis(50);
 /// How often idle actors are looked for.
-const SWEEP_PERIOD: Duration = Duration::from_secs(5);
+const SWEEP_PERIOD: Duration = Duration::from_secs(2);
 /// How often old outcomes, keys and limits are cleared away.
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(60);
 /// More restarts of system actors than this within the period end the server.

@@ -12,10 +12,11 @@ use axum::http::HeaderName;
 use axum::http::request::Parts;
 use futures::StreamExt as _;
 use identity::api_key::is_api_key;
+use identity::frozen::Frozen;
 use identity::token_cache::{CarriedEpoch, Epochs, OwnerClass, OwnerKey};
 use serde::Deserialize;
 use supervision::{Refusal, Timestamp};
-use types::{CallerKind, TenantId};
+use types::{CallerKind, TenantId, UserId};
 
 use crate::app::App;
 use crate::authenticate::{Entered, Someone, bearer};
@@ -26,12 +27,16 @@ use crate::problem::Problem;
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Why a stream ends: the token's time was over.
 pub const TOKEN_EXPIRED: &str = "token_expired";
+/// Why a stream ends: an operator has frozen its tenant or user.
+pub const FROZEN: &str = "frozen";
 /// Why a stream ends: the credential was revoked, or the account or tenant switched off.
 pub const TOKEN_REVOKED: &str = "token_revoked";
 
 /// A credential that somebody reads with.
 struct Held {
     epochs: Arc<Epochs>,
+    frozen: Arc<Frozen>,
+    whose: (TenantId, Option<UserId>),
     carried: Box<[CarriedEpoch]>,
     until: Option<Timestamp>,
 }
@@ -40,6 +45,10 @@ impl Standing for Held {
     fn ended(&self, now: Timestamp) -> Option<&'static str> {
         if self.until.is_some_and(|until| until <= now) {
             return Some(TOKEN_EXPIRED);
+        }
+        let (tenant, user) = self.whose;
+        if self.frozen.check(tenant, user).is_err() {
+            return Some(FROZEN);
         }
         (!self.epochs.check(&self.carried)).then_some(TOKEN_REVOKED)
     }
@@ -101,7 +110,8 @@ async fn of_service(
     // Looked at after the epochs: whatever is switched off from here on raises one of them.
     app.identity.admit_service(tenant, caller.user).await?;
     let epochs = app.identity.epochs().clone();
-    Ok((tenant, Held { epochs, carried: carried.into(), until: None }))
+    let (frozen, whose) = (app.identity.frozen().clone(), (tenant, caller.user));
+    Ok((tenant, Held { epochs, frozen, whose, carried: carried.into(), until: None }))
 }
 
 /// The tenant that a service names: with two names, both must be the same.
@@ -127,15 +137,18 @@ async fn of_user(parts: &Parts, app: &App) -> Result<Held, Problem> {
     let token = bearer(parts)?;
     let token = token.ok_or_else(|| Problem::unauthenticated("this needs a credential"))?;
     let (now, epochs) = (app.system.clock().now(), app.identity.epochs().clone());
+    let frozen = app.identity.frozen().clone();
     if is_api_key(token) {
         let key = app.identity.authenticate_key(token, now).await?;
-        return Ok(Held { epochs, carried: key.carried.clone(), until: key.expires_at });
+        let (carried, whose) = (key.carried.clone(), (key.caller.tenant, key.caller.user));
+        return Ok(Held { epochs, frozen, whose, carried, until: key.expires_at });
     }
     let verified = app.identity.authenticate(token, now).await?;
     let caller = &verified.caller;
     let (user, session) = (caller.user.map_or(0, |it| it.0), caller.session.map_or(0, |it| it.0));
     let carried = Box::new(verified.epochs.of_owners(caller.tenant.0, user, session));
-    Ok(Held { epochs, carried, until: Some(verified.expires_at) })
+    let whose = (caller.tenant, caller.user);
+    Ok(Held { epochs, frozen, whose, carried, until: Some(verified.expires_at) })
 }
 
 /// What a reader is sent, as a body.

@@ -35,7 +35,7 @@ use crate::transplant;
 pub(crate) mod erasure;
 
 /// How many entities of one kind may be live; beyond it the least recently used are passivated.
-pub const LIVE_MAX: usize = 50_000;
+pub const LIVE_MAX: usize = 10_000;
 /// How many times a caller waits again for a process whose actor ended meanwhile.
 const WAIT_ATTEMPTS_MAX: usize = 100;
 /// How long it pauses before that: it may be that too many wait already.

@@ -61,6 +61,21 @@ pub struct Job<R> {
 /// By the place of a call: what its host has answered.
 pub type Answered = Arc<[Option<(CallAnswer, Duration)>]>;
 
+/// The weight of all answers of one call or batch, in bytes: each result has a limit of its own, and
+/// a batch many of them.
+pub const ANSWERS_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// What an answer weighs, in bytes.
+pub(crate) fn weight(answer: &CallAnswer) -> usize {
+    let of = |value| ir::weigh(value, usize::MAX).unwrap_or(usize::MAX);
+    of(&answer.data).saturating_add(of(&answer.ui))
+}
+
+/// The answer in place of one that is too large beside the others.
+pub(crate) fn answers_too_large() -> CallAnswer {
+    CallAnswer::error("size_exceeded", "the answers of one batch are too large together")
+}
+
 /// What came of it.
 pub struct Executed {
     /// What is recorded of each call, in their order.
@@ -89,6 +104,7 @@ pub struct Execution<R> {
     asking: Option<Asking>,
     items: Vec<RanItem>,
     answers: Vec<CallAnswer>,
+    answers_bytes: usize,
 }
 
 /// A call that waits for an answer.
@@ -139,6 +155,7 @@ impl<R: Rows> Job<R> {
             asking: None,
             items: Vec::new(),
             answers: Vec::new(),
+            answers_bytes: 0,
         })
     }
 }
@@ -207,7 +224,11 @@ impl<R: Rows> Execution<R> {
         u32::try_from(self.items.len()).unwrap_or(u32::MAX)
     }
 
-    fn end_call(&mut self, answer: CallAnswer, took: Duration) {
+    fn end_call(&mut self, mut answer: CallAnswer, took: Duration) {
+        self.answers_bytes = self.answers_bytes.saturating_add(weight(&answer));
+        if answer.is_success() && self.answers_bytes > ANSWERS_BYTES_MAX {
+            answer = answers_too_large();
+        }
         if answer.is_success() {
             self.view.keep_item();
         } else {

@@ -21,14 +21,19 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use serde_json::Value;
 use supervision::{Class, Refusal, System, Timestamp};
+use types::home_of;
 
 use crate::completion::{Completion, Completions, Prompt};
-use crate::execute::{Answered, action_of, bindings, host_answer, shortened};
+use crate::execute::{
+    ANSWERS_BYTES_MAX, Answered, action_of, answers_too_large, bindings, host_answer, shortened,
+    weight,
+};
 use crate::hold::Hold;
 use crate::hosts::{CodeCall, HostFigures, Hosts};
 use crate::ir::{self, Reason};
@@ -91,6 +96,7 @@ pub(crate) struct Acts {
     pub(crate) usage: Vec<Usage>,
     /// What was asked and answered, in order.
     told: Vec<(ir::Request, Result<Value, Reason>)>,
+    told_bytes: usize,
     /// How much of that the present attempt has used, if it is not the first.
     repeated: Option<usize>,
 }
@@ -102,6 +108,7 @@ impl Acts {
             answered: Arc::new([]),
             usage: Vec::new(),
             told: Vec::new(),
+            told_bytes: 0,
             repeated: None,
         }
     }
@@ -190,6 +197,12 @@ impl Plan {
 }
 
 impl Extensions {
+    /// Who is outside, for a run: nobody for a sandbox, whose credits are a copy.
+    fn outside_of(&self, system: &System, plan: &Plan) -> Option<&Arc<Outside>> {
+        let is_real = system.own_time(home_of(plan.scope.tenant)).is_none();
+        self.outside().filter(|_| is_real)
+    }
+
     /// Says durably that the run acts outside. From here on its hold is the session's to end.
     pub(crate) async fn start(
         &self,
@@ -231,7 +244,7 @@ impl Extensions {
         hold: &mut Hold,
         acts: &mut Acts,
     ) -> Result<(), Refusal> {
-        let Some(outside) = self.outside() else { return Ok(()) };
+        let Some(outside) = self.outside_of(system, plan) else { return Ok(()) };
         if !plan.calls.iter().any(|call| plan.is_code(call)) {
             return Ok(());
         }
@@ -239,6 +252,7 @@ impl Extensions {
             self.start(system, request, plan, hold, acts).await?;
         }
         let now = system.clock().now();
+        let kept = &AtomicUsize::new(0);
         let answers = plan.calls.iter().enumerate().map(|(index, call)| async move {
             if !plan.is_code(call) {
                 return None;
@@ -246,7 +260,11 @@ impl Extensions {
             let begun = Instant::now();
             let id = format!("{}.{index}", plan.flight.id());
             let called = outside.hosts.call(plan.code_call(request, call.clone(), id, now));
-            let answer = host_answer(&plan.ir, &call.function, called.await);
+            let mut answer = host_answer(&plan.ir, &call.function, called.await);
+            let bytes = weight(&answer);
+            if kept.fetch_add(bytes, Ordering::Relaxed) + bytes > ANSWERS_BYTES_MAX {
+                answer = answers_too_large();
+            }
             Some((answer, begun.elapsed()))
         });
         acts.answered = futures::future::join_all(answers).await.into();
@@ -269,7 +287,7 @@ impl Extensions {
             let message = format!("one run asks for at most {ANSWERS_MAX} things outside");
             return Ok(Err(Reason::new("too_much_asked", message)));
         }
-        let outside = self.outside();
+        let outside = self.outside_of(system, plan);
         let answer = match asked {
             ir::Request::Complete { prompt, model, temperature, max_tokens } => {
                 let completions = outside.and_then(|outside| outside.completions.as_ref());
@@ -311,6 +329,12 @@ impl Extensions {
                 }
             }
         };
+        let told = answer.as_ref().map_or(0, |it| ir::weigh(it, usize::MAX).unwrap_or(usize::MAX));
+        acts.told_bytes = acts.told_bytes.saturating_add(told);
+        if answer.is_ok() && acts.told_bytes > ANSWERS_BYTES_MAX {
+            let message = "what one run is answered from outside is too much together";
+            return Ok(Err(Reason::new("too_much_asked", message)));
+        }
         acts.told.push((asked.clone(), answer.clone()));
         Ok(answer)
     }

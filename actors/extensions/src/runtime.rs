@@ -312,6 +312,9 @@ impl Extensions {
         let mut refused = Refusal::busy();
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 0 {
+                // Whoever freezes leaves alone what is landing, and this one did not.
+                self.settings.frozen.check(request.tenant, request.user)?;
+                self.settings.frozen.check_app(&plan.app.id)?;
                 // The key was given back with the refusal: somebody may have been quicker.
                 match begin(system, &plan.address, request.idempotency.as_ref()).await? {
                     Begun::Recorded(answers) => return Ok(answers),

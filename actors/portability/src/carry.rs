@@ -214,7 +214,15 @@ impl Portability {
         // A copy is not addressed by the name of what it is a copy of.
         let mark = || json!({"sandbox": true, "tenant_id": null}).into();
         let settings = begun.sandbox.as_ref().map(|_| mark());
-        let arrive = Arrive { name: begun.sandbox.clone(), settings };
+        let stay = match &begun.sandbox {
+            None => None,
+            Some(_) => {
+                let members = |it: &Tenant| it.details.as_ref().map(|it| it.members.clone());
+                let of = self.identity.look_tenant(begun.source.tenant, members).await?;
+                Some(of.flatten().unwrap_or_default())
+            }
+        };
+        let arrive = Arrive { name: begun.sandbox.clone(), settings, stay };
         let tenants = system.directory::<Tenant>();
         tenants.ask(&Tenant::address(begun.tenant), arrive, origin.clone()).await?;
         self.identity.tell_members(begun.tenant, origin.clone()).await?;

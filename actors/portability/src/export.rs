@@ -14,6 +14,7 @@ use persistence::chain::ChainHead;
 use persistence::record::{Digest, sha256};
 use persistence::tenant_file::{ExportKey, Manifest, TenantFileWriter};
 use persistence::{ReadError, Record, codec};
+use supervision::address::USER_KEY_CLASS;
 use supervision::{Class, Entity, Refusal, System, Timestamp};
 use types::{TenantId, UserId, home_of};
 
@@ -194,10 +195,15 @@ fn record_for(system: &System, record: Record, leaves: bool) -> Result<CarriedRe
     let header = header.map_err(|error| problems::failed("encoding a header", &error))?;
     let payload = match is_carried(&record.header, leaves) {
         false => None,
-        true => Some(system.open_record(&record).ok_or_else(|| {
-            let message = "the tenant's records cannot be opened: its key is gone";
-            Refusal::conflict("tenant_erased", message)
-        })?),
+        true => match system.open_record(&record) {
+            // A person's own, who was erased: it goes along as what stays behind does.
+            None if record.header.owner.class == USER_KEY_CLASS => None,
+            None => {
+                let message = "the tenant's records cannot be opened: its key is gone";
+                return Err(Refusal::conflict("tenant_erased", message));
+            }
+            payload => payload,
+        },
     };
     let payload_digest = sha256(&[&record.payload]);
     Ok(CarriedRecord { header, payload_digest, link: record.link, payload })

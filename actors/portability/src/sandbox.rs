@@ -387,7 +387,7 @@ impl Portability {
 fn over(system: &System, known: Vec<TenantId>) -> Vec<TenantId> {
     let is_over = |sandbox: &TenantId| match tenant_state(system, *sandbox) {
         Ok(state) => !Tenant::is_active(&state),
-        Err(_) => false,
+        Err(refusal) => refusal.is_erased(),
     };
     known.into_iter().filter(is_over).collect()
 }

@@ -17,7 +17,7 @@ use identity::claim::{Claim, ClaimKey, EmailAddress};
 use identity::user::User;
 use parking_lot::Mutex;
 use persistence::tenant_file::{ExportKey, Manifest};
-use supervision::{Class, Entity, Origin, Refusal, System};
+use supervision::{Address, Class, Entity, Origin, Refusal, System};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use types::{TenantId, UserId, base32, home_of};
 
@@ -321,6 +321,20 @@ fn check_new(system: &System, tenant: TenantId) -> Result<(), Refusal> {
     (head.chain_seq == 0).then_some(()).ok_or_else(exists)
 }
 
+/// 409 `member_unverified` when somebody chose a password for this account and never showed that
+/// its address is their own: by that address they must not become a member.
+async fn check_is_own(system: &System, user: Address<User>) -> Result<(), Refusal> {
+    let is_doubtful = |it: &User| {
+        it.profile.as_ref().is_none_or(|it| !it.email_verified && it.password.is_some())
+    };
+    let users = system.directory::<User>();
+    if users.look(&user, system.system_origin(), is_doubtful).await? {
+        let message = format!("{} is here with an address that was never verified", user.id());
+        return Err(Refusal::conflict("member_unverified", message));
+    }
+    Ok(())
+}
+
 /// Who the members are here, and whether they were here before.
 async fn arrivals(system: &System, members: &[Member]) -> Result<Vec<(Arrival, bool)>, Refusal> {
     let (claims, key) = (system.directory::<Claim>(), system.port::<ClaimKey>());
@@ -333,6 +347,9 @@ async fn arrivals(system: &System, members: &[Member]) -> Result<Vec<(Arrival, b
         if found.is_none() && is_held {
             // Somebody is signing up with this address at this moment.
             return Err(Refusal::busy());
+        }
+        if let Some((_, target)) = found {
+            check_is_own(system, User::address(target.user, target.tenant)).await?;
         }
         let old = member.user;
         let new = match found {

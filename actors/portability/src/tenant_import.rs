@@ -20,7 +20,7 @@ use persistence::record::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use supervision::{
-    Address, Class, Command, EffectContext, Entity, Handle, Process, Refusal, Timestamp, Turn,
+    Address, Command, EffectContext, Entity, Handle, Process, Refusal, Timestamp, Turn,
 };
 use types::{TenantId, UserId, base32, home_of, owner_of_tenant, rfc3339};
 
@@ -232,7 +232,7 @@ impl Entity for TenantImport {
             Ok(false) => return,
             Ok(true) => Ended { refusal: None },
             // These say nothing about the tenant: the reminder tries again.
-            Err(it) if matches!(it.class, Class::Busy | Class::InDoubt | Class::LowSpace) => {
+            Err(it) if it.class.may_pass() => {
                 tracing::debug!(refusal = %it, "an import goes on later");
                 return;
             }

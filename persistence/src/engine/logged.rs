@@ -53,6 +53,8 @@ const RESERVE_BYTES: usize = 1024 * 1024;
 const RESERVE_FRACTION: usize = 16;
 /// A frame that is longer, in bytes, is worth the several writes, and not being written twice.
 const RESERVED_FRAME_BYTES_MAX: usize = 96 * 1024;
+/// What a disk says that has no room for zeros; it may still have some for a frame.
+const NO_ROOM: [io::ErrorKind; 2] = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
 pub(super) const LOG: Named = Named("log");
 
 /// The log, its segments, and what of it is not in the store yet.
@@ -135,7 +137,7 @@ impl Log {
                 self.reserved = end + self.reserve_bytes as u64;
                 Ok(())
             }
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(()),
+            Err(error) if NO_ROOM.contains(&error.kind()) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -232,8 +234,9 @@ impl<E: Engine> LoggedEngine<E> {
         log.trim()?;
         self.freeze_if_grown(log)?;
         encode_frame(&mut log.buffer, log.last + 1, changes);
-        log.reserve().map_err(LOG.failed("reserve room"))?;
         log.segment.write(log.end, &log.buffer).map_err(LOG.failed("append"))?;
+        // Behind it: on a full disk the frame has the room, and not the zeros.
+        log.reserve().map_err(LOG.failed("reserve room"))?;
         log.segment.sync().map_err(LOG.failed("sync"))?;
         log.last += 1;
         log.end += log.buffer.len() as u64;

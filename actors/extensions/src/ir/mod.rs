@@ -32,6 +32,7 @@ pub use envelope::{
 pub use issue::{ISSUES_MAX, Issue, join};
 pub use memory::{MEMORY_DOCUMENTS_MAX, MemoryDocuments, NoHost, Smoke, smoke};
 pub use meter::VALUE_DEPTH_MAX;
+pub(crate) use meter::weigh;
 pub use perform::{DOCUMENT_BYTES_MAX, Document, Documents, Query, Reason, Request};
 pub use run::{
     CALL_DEPTH_MAX, Host, Input, Limits, Outcome, Progress, RUN_STEPS_MAX, Run, RunError,

@@ -1,10 +1,14 @@
 //! A tenant whose records were told again here: its members' users have not heard of it yet.
 
+use std::collections::BTreeMap;
+
 use supervision::{Command, Handle, Refusal, Turn};
+use types::{JsonBytes, UserId};
 
-use types::JsonBytes;
-
-use super::{MemberSet, Tenant, TenantEvent, Updated, check_name, record_telling, with};
+use super::{
+    MemberRemoved, MemberSet, Tenant, TenantEvent, Updated, check_name, record_telling, with,
+};
+use crate::role;
 
 /// Says of every member anew what they are, so that their users are told, and changes what is
 /// given.
@@ -13,6 +17,9 @@ pub struct Arrive {
     pub name: Option<String>,
     /// Settings that take the place of those of the same names, a JSON object.
     pub settings: Option<JsonBytes>,
+    /// Who belongs to what it is a copy of now, as what: nobody else is a member, and who owns that
+    /// owns this. `None` for all who were members.
+    pub stay: Option<BTreeMap<UserId, String>>,
 }
 
 impl Command for Arrive {
@@ -24,7 +31,14 @@ impl Handle<Arrive> for Tenant {
 
     fn handle(turn: &mut Turn<'_, Self>, command: Arrive) -> Result<(), Refusal> {
         let details = turn.state().existing()?;
-        let (id, members) = (details.id, details.members.clone());
+        let (id, mut members) = (details.id, details.members.clone());
+        let mut gone = Vec::new();
+        if let Some(stay) = &command.stay {
+            gone.extend(members.keys().filter(|user| !stay.contains_key(*user)).copied());
+            members.retain(|user, _| stay.contains_key(user));
+            let owners = stay.iter().filter(|(_, role)| role::is_owner(role));
+            members.extend(owners.map(|(user, role)| (*user, role.clone())));
+        }
         let name = command.name.unwrap_or_else(|| details.name.clone());
         let settings = command.settings.map(|settings| with(&details.settings, &settings));
         let settings = settings.unwrap_or_else(|| details.settings.clone());
@@ -34,6 +48,10 @@ impl Handle<Arrive> for Tenant {
         }
         for (user, role) in members {
             record_telling(turn, id, TenantEvent::MemberSet(MemberSet { user, role }));
+        }
+        // Last, so that there is an owner all the time.
+        for user in gone {
+            record_telling(turn, id, TenantEvent::MemberRemoved(MemberRemoved { user }));
         }
         Ok(())
     }
@@ -56,11 +74,24 @@ mod tests {
         assert!(given.state().staff.untold.is_empty());
         let settings: JsonBytes = serde_json::json!({"sandbox": true}).into();
         let name = Some("Acme's copy".to_owned());
-        let given = given.when(Arrive { name, settings: Some(settings.clone()) }).then();
+        let arrive = Arrive { name, settings: Some(settings.clone()), stay: None };
+        let given = given.when(arrive).then();
         assert_eq!(given.state().staff.untold.keys().collect::<Vec<_>>(), [&UserId(5)]);
         let details = given.state().details.as_ref().unwrap();
         assert_eq!((details.name.as_str(), &details.settings), ("Acme's copy", &settings));
-        let nobody = Arrive { name: None, settings: None };
+        let nobody = Arrive { name: None, settings: None, stay: None };
         assert_eq!(Given::<Tenant>::nothing().when(nobody).refused().0, "not_found");
+    }
+
+    #[test]
+    fn who_has_left_what_it_is_a_copy_of_is_no_member_of_the_copy() {
+        let (name, owner_role) = ("Acme".to_owned(), OWNER_ROLE.to_owned());
+        let (id, bob, ada) = (TenantId(5), UserId(6), UserId(7));
+        let create = Create { id, name, owner: bob, owner_role, direct: false };
+        let stay = Some(BTreeMap::from([(ada, OWNER_ROLE.to_owned())]));
+        let arrive = Arrive { name: None, settings: None, stay };
+        let given = Given::<Tenant>::nothing().when(create).then().when(arrive).then();
+        let members = &given.state().details.as_ref().unwrap().members;
+        assert_eq!(members.keys().collect::<Vec<_>>(), [&ada]);
     }
 }
