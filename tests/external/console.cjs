@@ -103,12 +103,7 @@ async function views(page, width) {
 }
 
 async function history(page, user, width) {
-  await page.click('#views a[data-view="tree"]');
-  await page.waitForSelector("#find-kind option", WAIT);
-  await page.select("#find-kind", "wallet");
-  await page.type("#find-id", user);
-  await page.click("#find button");
-  await says(page, "#view", "State now");
+  await find(page, "wallet", user);
   const title = await text(page, "#title");
   if (title.includes(user)) complaints.push(`the address kept the id that was typed: ${title}`);
   // The wallet has a few more records than debits: its welcome credits, its ledger's numbers.
@@ -150,6 +145,44 @@ async function refused(page) {
   await page.click("#act-cancel");
 }
 
+async function find(page, kind, id) {
+  await page.click('#views a[data-view="tree"]');
+  await page.waitForSelector("#find-kind option", WAIT);
+  await page.select("#find-kind", kind);
+  await page.$eval("#find-id", (input) => (input.value = ""));
+  await page.type("#find-id", id);
+  await page.click("#find button");
+  await says(page, "#view", "State now");
+}
+
+/** Frozen with a receipt, and resumed. */
+async function freeze(page, user, width) {
+  await find(page, "tenant", user);
+  await act(page, "freeze", "Stopped in", width);
+  await says(page, "#view", "frozen");
+  await page.waitForSelector('button[data-act="resume"]', WAIT);
+  await look(page, `frozen-${width}`);
+  await act(page, "resume", "It goes on", width);
+  await page.waitForSelector('button[data-act="freeze"]', WAIT);
+}
+
+/** Erased, once its id has been typed. */
+async function erase(page, user, width) {
+  await find(page, "user", user);
+  await page.click('button[data-act="erase"]');
+  await page.waitForSelector("#act[open]", WAIT);
+  await page.type("#act-reason", "they asked for it");
+  await page.type("#act-confirm", "somebody else");
+  await page.click("#act-go");
+  await says(page, "#act-error", "That is not its id");
+  await page.$eval("#act-confirm", (input) => (input.value = ""));
+  await page.type("#act-confirm", await text(page, "#act-id"));
+  await look(page, `erase-${width}`);
+  await page.click("#act-go");
+  await says(page, ".answer", "keys shredded");
+  await look(page, `erased-${width}`);
+}
+
 async function docs(page, width) {
   await page.goto(`${url}/docs`);
   await page.waitForSelector("details.operation", WAIT);
@@ -187,6 +220,12 @@ async function walk(browser, { user, spend }, width) {
   await page.waitForSelector('button[data-act="passivate"][disabled]', WAIT);
   await says(page, "#view", "It is not in memory now.");
   ok(`${width}: passivated, and looking at it did not bring it back`);
+  await freeze(page, user, width);
+  ok(`${width}: a tenant frozen with a receipt, and resumed`);
+  if (width === Object.keys(WIDTHS).at(-1)) {
+    await erase(page, user, width);
+    ok(`${width}: a person erased, once the id was typed`);
+  }
   await page.click("#logout");
   await page.waitForSelector("#login:not([hidden])", WAIT);
   await docs(page, width);
