@@ -61,8 +61,8 @@ pub struct Job<R> {
 /// By the place of a call: what its host has answered.
 pub type Answered = Arc<[Option<(CallAnswer, Duration)>]>;
 
-/// The weight of all answers of one call or batch, in bytes: each result has a limit of its own, and
-/// a batch many of them.
+/// The weight of all answers of one call or batch, in bytes: each result has a limit of its own,
+/// and a batch many of them.
 pub const ANSWERS_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// What an answer weighs, in bytes.
