@@ -122,6 +122,10 @@ async fn a_tenant_moves_with_all_that_it_has() {
     for secret in ["Emma", "ada@example.com", "$argon2", "for the test"] {
         assert!(!String::from_utf8_lossy(&file).contains(secret), "{secret}");
     }
+    // Bob has never shown that his address is his own: by it nobody becomes a member.
+    let refused = import(&b.api, &operator, &file, &key).await;
+    refused.problem(409, "member_unverified");
+    set_password(&b, "bob@example.com").await;
     let came = import(&b.api, &operator, &file, &key).await.ok(201);
     assert_eq!((&came["members_found"], &came["members_created"]), (&json!(1), &json!(1)));
     assert_eq!((&came["chain_records"], &came["chain_root"]), (&old["records"], &old["root"]));
