@@ -20,7 +20,7 @@ use persistence::tenant_file::ExportKey;
 use portability::sandbox::{Conclude, MoveClock, Sandbox, Sandboxes};
 use portability::{Imported, Outgoing, Portability};
 use serde::{Deserialize, Serialize};
-use supervision::{Begin, Class, IdempotencyKey, Refusal};
+use supervision::{Begin, Class, Refusal};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use types::{TenantId, home_of, parse_rfc3339, rfc3339};
 use utoipa::ToSchema;
@@ -288,9 +288,7 @@ async fn open_sandbox(
     let at = body.value.at.map(time).transpose()?;
     let address = Sandboxes::address(tenant);
     let operation = format!("sandbox {tenant}");
-    let key = key.0.map(|key| {
-        IdempotencyKey::new(caller.tenant.0, &caller.label(), &operation, &key, &body.bytes)
-    });
+    let key = key.of(caller, &operation, &body.bytes);
     let ticketed = match key {
         None => None,
         Some(key) => match app.system.begin(address.place(), key).await? {

@@ -310,9 +310,7 @@ async fn create(
 ) -> Result<Response, Problem> {
     entered.require(WRITE)?;
     let caller = &entered.caller;
-    let key = key.0.map(|key| {
-        IdempotencyKey::new(caller.tenant.0, &caller.label(), "create_tenant", &key, &body.bytes)
-    });
+    let key = key.of(caller, "create_tenant", &body.bytes);
     // With a key the tenant has the key's own id: a repetition finds it, whatever came between.
     let id = key.as_ref().map_or_else(|| app.system.new_id(), IdempotencyKey::process_id);
     let (tenant, address) = (TenantId(id), NewTenant::address(TenantId(id)));
