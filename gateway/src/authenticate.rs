@@ -23,6 +23,9 @@ use crate::places;
 use crate::problem::Problem;
 use crate::turnstile::Place;
 
+/// Routes that take the service token as a bearer token, too.
+const BEARER_SERVICE_ROUTES: &[&str] = &["/v1/secrets/", "/v1/internal/notify"];
+
 /// The service token's digest; the token itself is not kept.
 pub struct ServiceToken([u8; 32]);
 
@@ -173,7 +176,9 @@ async fn service_caller(parts: &Parts, app: &App) -> Result<Option<Caller>, Prob
 
 /// The service as its headers name it.
 fn service_named(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
-    let Some(token) = header(parts, "x-service-token")? else { return Ok(None) };
+    let Some(token) = header(parts, "x-service-token")? else {
+        return bearer_service(parts, app);
+    };
     if ["authorization", "x-api-key"].iter().any(|name| parts.headers.contains_key(*name)) {
         let message = "send the service token or another credential, not both";
         return Err(Problem::unauthenticated(message));
@@ -181,6 +186,22 @@ fn service_named(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
     if !app.service_token.is(token) {
         return Err(Problem::unauthenticated("the service token is not valid"));
     }
+    service_of(parts).map(Some)
+}
+
+/// The service token as a bearer token, on the routes whose clients send it so.
+fn bearer_service(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
+    if !BEARER_SERVICE_ROUTES.iter().any(|start| route(parts).starts_with(start)) {
+        return Ok(None);
+    }
+    match bearer(parts)? {
+        Some(token) if app.service_token.is(token) => service_of(parts).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// The service, whose token was shown, as the headers name it.
+fn service_of(parts: &Parts) -> Result<Caller, Problem> {
     let id_error = |name: &str| Problem(Refusal::invalid_at("header", name, "is not an id"));
     let user = header(parts, "x-acting-user")?.filter(|text| !text.is_empty());
     let user = user.map(|text| text.parse::<UserId>().map_err(|_| id_error("X-Acting-User")));
@@ -194,7 +215,7 @@ fn service_named(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
     };
     let app_id = app_id.filter(|text| !text.is_empty());
     let app_id = app_id.map(|text| text.parse().map_err(|_| id_error("X-Extension-ID")));
-    Ok(Some(Caller {
+    Ok(Caller {
         kind: CallerKind::Service,
         credential: None,
         user,
@@ -203,7 +224,7 @@ fn service_named(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
         role: String::new(),
         scopes: Scopes::all(),
         app: app_id.transpose()?,
-    }))
+    })
 }
 
 /// Lets a caller in, whoever found out who it is, when it is the turn of its tenant.

@@ -114,7 +114,12 @@ fn body_of(refusal: &Refusal, status: StatusCode, path: &str, request: RequestId
     let facts = refusal.facts.as_deref().map(serde_json::from_str::<Map<String, Value>>);
     if let Some(Ok(facts)) = facts {
         for (name, value) in facts {
-            body.entry(name).or_insert(value);
+            // Some clients read an object where others read a text.
+            if name == "detail" {
+                body.insert(name, value);
+            } else {
+                body.entry(name).or_insert(value);
+            }
         }
     }
     Value::Object(body)

@@ -347,7 +347,7 @@ pub(crate) fn build(
     let feed = Feed::new(tellers());
     let freezer = Freezer::new(extensions.clone(), identity.frozen().clone());
     let builder = builder.port(feed.clone()).port(freezer.clone());
-    let builder = market::register(extensions::register(builder));
+    let builder = market::register(extensions::register(broker::register(builder)));
     let system = portability::register(builder, &portability).start();
     let epochs = identity.epochs().clone();
     feed.attach(system.journal(), move || epochs.rises());

@@ -45,6 +45,9 @@ mod apps;
 #[path = "journeys/hosts.rs"]
 mod hosts;
 
+#[path = "journeys/secrets.rs"]
+mod secrets;
+
 #[path = "journeys/repetition.rs"]
 mod repetition;
 

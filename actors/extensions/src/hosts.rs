@@ -2,7 +2,8 @@
 //! of JSON each. The second runner beside the interpreter.
 //!
 //! The request is `{call_id, trace_id, function, module, entry, params, user, tenant, app,
-//! app_version, deadline_ms}`, signed as [`crate::signing`] says. The answer is status 200, JSON,
+//! app_version, deadline_ms}`, and `secrets` when the app has any that are set, signed as
+//! [`crate::signing`] says. The answer is status 200, JSON,
 //! `{"result": …, "directives": […]}` or `{"error": "…"}` (also `{"error": {"message": "…"}}`).
 //!
 //! Invariants
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::CompiledApp;
+use crate::host_secrets::HostSecrets;
 use crate::ir::{self, Reason};
 use crate::outgoing::{Answered, Outgoing, Post, PostError};
 use crate::places::Bulkheads;
@@ -71,6 +73,8 @@ pub struct CodeCall {
     pub now_ms: i64,
     /// When it must have begun, and when it is over.
     pub ends: Instant,
+    /// What the app is given for it.
+    pub secrets: Arc<HostSecrets>,
 }
 
 /// What a host answers.
@@ -173,7 +177,10 @@ impl Hosts {
             }
             let post = self.post(call, entry, url.clone(), ends);
             let outcome = self.outgoing.post(post).await;
-            let outcome = outcome.map_err(failure).and_then(|it| read(it).map_err(Ended::Known));
+            let outcome = outcome.map_err(failure).and_then(|it| {
+                let told = read(it).map(|told| told.without(&call.secrets));
+                told.map_err(Ended::Known)
+            });
             let may_repeat = outcome.as_ref().is_err_and(Ended::may_repeat);
             if !matches!(outcome, Err(Ended::NotSent(_))) {
                 let is_well = outcome.is_ok();
@@ -190,7 +197,7 @@ impl Hosts {
 
     fn post(&self, call: &CodeCall, entry: &ir::Entry, url: String, ends: Instant) -> Post {
         let left = ends.saturating_duration_since(Instant::now());
-        let body = json!({
+        let mut body = json!({
             "call_id": call.call_id,
             "trace_id": call.trace_id,
             "function": call.function,
@@ -203,6 +210,12 @@ impl Hosts {
             "app_version": call.app.version,
             "deadline_ms": u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
         });
+        if let (Value::Object(secrets), Some(members)) =
+            (call.secrets.as_json(), body.as_object_mut())
+            && !secrets.is_empty()
+        {
+            members.insert("secrets".to_owned(), Value::Object(secrets));
+        }
         let body = body.to_string().into_bytes();
         let now = supervision::Timestamp(call.now_ms);
         let numbers: Vec<u32> = call.app.host.valid_keys(now).collect();
@@ -283,6 +296,18 @@ fn entry_of(call: &CodeCall) -> Result<(&ir::Entry, bool), Reason> {
 enum Told {
     Answer(HostAnswer),
     Failed(String),
+}
+
+impl Told {
+    fn without(self, secrets: &HostSecrets) -> Self {
+        match self {
+            Self::Failed(why) => Self::Failed(secrets.scrub_text(why)),
+            Self::Answer(HostAnswer { result, directives }) => {
+                let directives = directives.into_iter().map(|it| secrets.scrub(it)).collect();
+                Self::Answer(HostAnswer { result: secrets.scrub(result), directives })
+            }
+        }
+    }
 }
 
 fn read(answered: Answered) -> Result<Told, Reason> {

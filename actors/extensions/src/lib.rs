@@ -3,10 +3,10 @@
 //! Reading order, which is the way of a call: [`runtime`] authorises and pays, [`catalogue`] knows
 //! the app, [`execute`] runs it over a [`view`] of the documents, [`session`] takes in what came of
 //! it, [`answer`] is what the caller gets. [`flights`] knows what is under way, [`turns`] whose run
-//! is next. What leaves the server goes through [`outside`]: to the
-//! apps' own [`hosts`] ([`signing`], [`places`], [`breaker`]) and for a [`completion`], all of it
-//! over the port [`outgoing`]. [`built_in`] is for apps that are part of the server;
-//! [`ir`] is the format that all others are written in.
+//! is next. What leaves the server goes through [`outside`]: to the apps' own [`hosts`]
+//! ([`signing`], [`places`], [`breaker`], [`host_secrets`]) and for a [`completion`], all of it
+//! over the port [`outgoing`]. [`built_in`] is for apps that are part of the server; [`ir`] is the
+//! format that all others are written in.
 
 pub mod answer;
 pub mod breaker;
@@ -15,6 +15,7 @@ pub mod catalogue;
 pub mod completion;
 pub mod execute;
 pub mod flights;
+pub mod host_secrets;
 pub mod hosts;
 pub mod ir;
 pub mod outgoing;

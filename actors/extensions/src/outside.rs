@@ -24,6 +24,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use broker::declaration::Whose;
+use broker::{Desk, Subject};
 use futures::future::BoxFuture;
 use serde_json::Value;
 use supervision::{Class, Refusal, System, Timestamp};
@@ -35,11 +37,12 @@ use crate::execute::{
     weight,
 };
 use crate::hold::Hold;
+use crate::host_secrets::HostSecrets;
 use crate::hosts::{CodeCall, HostFigures, Hosts};
 use crate::ir::{self, Reason};
 use crate::runtime::{Call, Extensions, Plan, Request};
 use crate::session::{
-    DOCUMENTS_CHANGED, ExtensionSession, LoseRun, StartRun, Started, StartedCall, Usage,
+    DOCUMENTS_CHANGED, ExtensionSession, LoseRun, NOBODY, StartRun, Started, StartedCall, Usage,
 };
 
 /// How long one request's calls wait for what is outside, together.
@@ -162,7 +165,13 @@ impl Plan {
         }
     }
 
-    fn code_call(&self, request: &Request, call: Call, id: String, now: Timestamp) -> CodeCall {
+    fn code_call(
+        &self,
+        request: &Request,
+        call: Call,
+        (id, secrets): (String, Arc<HostSecrets>),
+        now: Timestamp,
+    ) -> CodeCall {
         let (user, tenant) = bindings(&self.scope);
         CodeCall {
             app: Arc::clone(&self.app),
@@ -175,6 +184,7 @@ impl Plan {
             tenant,
             now_ms: now.0,
             ends: self.nesting.ends,
+            secrets,
         }
     }
 
@@ -194,6 +204,27 @@ impl Plan {
             until: Timestamp::default(),
         }
     }
+}
+
+/// The secrets that are set for a run of an app.
+async fn secrets_of(
+    system: &Arc<System>,
+    request: &Request,
+    plan: &Plan,
+) -> Result<Arc<HostSecrets>, Refusal> {
+    let mut declared = plan.ir.secrets.clone();
+    if plan.scope.user == NOBODY {
+        declared.retain(|secret| secret.scope == Whose::App);
+    }
+    if declared.is_empty() {
+        return Ok(Arc::default());
+    }
+    let (tenant, user) = (plan.scope.tenant, plan.scope.user);
+    let (app, home) = (plan.app.id.clone(), plan.app.tenant);
+    let subject = Subject { tenant, user, app, home };
+    let desk = system.port::<Desk>();
+    let values = desk.for_host(system, &subject, &declared, &request.origin).await?;
+    Ok(Arc::new(HostSecrets::new(values)))
 }
 
 impl Extensions {
@@ -248,6 +279,7 @@ impl Extensions {
         if !plan.calls.iter().any(|call| plan.is_code(call)) {
             return Ok(());
         }
+        let secrets = &secrets_of(system, request, plan).await?;
         if plan.app.host.url.is_some() {
             self.start(system, request, plan, hold, acts).await?;
         }
@@ -259,7 +291,8 @@ impl Extensions {
             }
             let begun = Instant::now();
             let id = format!("{}.{index}", plan.flight.id());
-            let called = outside.hosts.call(plan.code_call(request, call.clone(), id, now));
+            let with = (id, Arc::clone(secrets));
+            let called = outside.hosts.call(plan.code_call(request, call.clone(), with, now));
             let mut answer = host_answer(&plan.ir, &call.function, called.await);
             let bytes = weight(&answer);
             if kept.fetch_add(bytes, Ordering::Relaxed) + bytes > ANSWERS_BYTES_MAX {
@@ -319,9 +352,10 @@ impl Extensions {
                     self.start(system, request, plan, hold, acts).await?;
                     self.nested(system, request, plan, (app_id, call, *call_depth)).await
                 } else if let Some(outside) = outside {
+                    let secrets = secrets_of(system, request, plan).await?;
                     self.start(system, request, plan, hold, acts).await?;
                     let id = format!("{}.{index}.{}", plan.flight.id(), acts.told.len());
-                    let call = plan.code_call(request, call, id, system.clock().now());
+                    let call = plan.code_call(request, call, (id, secrets), system.clock().now());
                     outside.hosts.call(call).await.map(|answer| answer.result)
                 } else {
                     let message = format!("{app_id}.{function} is not available here");

@@ -10,7 +10,7 @@
 //! | `app`, `developer` | elsewhere only | an app's id and a nickname are unique in one place |
 //! | `user` | no | members' addresses and names go along; a password hash stays |
 //! | `session`, `api_keys`, `second_factors` | no | secrets, and what is proven with them |
-//! | `mail_link`, `invitation` | no | the same |
+//! | `mail_link`, `invitation`, `app_secrets` | no | the same |
 //! | `claim`, `mail`, `sign_up`, `new_tenant` | no | the installation's |
 //! | `numbers`, `signing_keys`, `operator_act` | no | the installation's |
 //! | `tenant_import`, `sandbox`, `sandboxes` | no | about the installation |

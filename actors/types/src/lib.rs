@@ -9,6 +9,7 @@ mod owner;
 mod page;
 mod personal;
 mod plain;
+mod sealed;
 mod time;
 
 pub use caller::{Caller, CallerKind, Scopes};
@@ -23,4 +24,5 @@ pub use owner::{OwnerClass, home_of, owner_of_app, owner_of_tenant, owner_of_use
 pub use page::{CURSOR_BYTES_MAX, Cursor, CursorError, Page};
 pub use personal::Personal;
 pub use plain::{PlainError, PlainText, check_line, check_lines};
+pub use sealed::Sealed;
 pub use time::{parse_rfc3339, rfc3339};

@@ -1,60 +1,29 @@
 //! A personal field: sealed under its user's own key, so that erasing the key erases the field
 //! everywhere, in events, states and rows alike, while the chains over them still verify.
 
-use persistence::{KeyId, KeyRing, Opened};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use persistence::{KeyId, KeyRing};
+use serde::{Deserialize, Serialize};
+use supervision::Refusal;
 use supervision::address::USER_KEY_CLASS;
-use supervision::{Class, Refusal};
 
 use crate::id::UserId;
+use crate::sealed::Sealed;
 
 /// A sealed personal text. It shows nothing of itself, in JSON and `Debug` neither.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Personal(Vec<u8>);
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Personal(Sealed);
 
 impl Personal {
     /// Seals `plain` under the user's key. `label` names the field, and only the same label opens
     /// it. Refused when the keys fail (no randomness, no memory).
     pub fn seal(keys: &KeyRing, user: UserId, label: &str, plain: &str) -> Result<Self, Refusal> {
         let key = KeyId { class: USER_KEY_CLASS, id: user.0 };
-        let sealed = keys.seal(key, label.as_bytes(), plain.as_bytes());
-        let failed = |error| {
-            Refusal::new(
-                Class::Crashed,
-                "internal_error",
-                format!("a field was not sealed: {error}"),
-            )
-        };
-        sealed.map(Self).map_err(failed)
+        Sealed::seal(keys, key, label, plain.as_bytes()).map(Self)
     }
 
     /// The text; `None` once the user's key is erased, or when the field is not what `label` says.
     pub fn open(&self, keys: &KeyRing, label: &str) -> Option<String> {
-        match keys.open_blob(label.as_bytes(), &self.0) {
-            Ok(Opened::Plain(plain)) => String::from_utf8(plain).ok(),
-            Ok(Opened::Erased) | Err(_) => None,
-        }
-    }
-}
-
-impl std::fmt::Debug for Personal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("personal")
-    }
-}
-
-impl Serialize for Personal {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match serializer.is_human_readable() {
-            true => serializer.serialize_str("personal"),
-            false => serializer.serialize_bytes(&self.0),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Personal {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Vec::deserialize(deserializer).map(Self)
+        String::from_utf8(self.0.open(keys, label)?.to_vec()).ok()
     }
 }
 
@@ -85,7 +54,7 @@ mod tests {
     #[test]
     fn a_field_shows_nothing_of_itself() {
         let sealed = Personal::seal(&key_ring(), USER, "user.name", "Ada").unwrap();
-        assert_eq!(format!("{sealed:?}"), "personal");
-        assert_eq!(serde_json::to_string(&sealed).unwrap(), "\"personal\"");
+        assert_eq!(format!("{sealed:?}"), "Personal(sealed)");
+        assert_eq!(serde_json::to_string(&sealed).unwrap(), "\"sealed\"");
     }
 }

@@ -29,6 +29,7 @@ mod password;
 mod portability;
 mod probes;
 mod roles;
+mod secrets;
 mod sessions;
 mod signing_keys;
 mod tenants;
@@ -62,6 +63,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(developer::router())
         .merge(hosts::router())
         .merge(calls::router())
+        .merge(secrets::router())
         .merge(actions::router())
         .merge(events::router())
         .merge(operator::router())

@@ -123,6 +123,8 @@ impl Matrix {
         id("", "parent_tenant_id", |it| &it.user.id);
         id("", "user_id", |it| &it.user.id);
         id("", "app_id", |it| &it.app);
+        id("", "ext_id", |it| &it.app);
+        id("/v1/secrets/", "name", |it| &it.app);
         id("", "trace_id", |it| &it.trace);
         id("", "role_id", |it| &it.role);
         id("", "invitation_id", |it| &it.invitation);

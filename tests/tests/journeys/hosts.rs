@@ -16,7 +16,7 @@ const HOST_TIME: Duration = Duration::from_secs(2);
 const COST: i64 = 5;
 
 /// One request as the host got it.
-struct Got {
+pub(crate) struct Got {
     head: String,
     body: Vec<u8>,
 }
@@ -39,7 +39,7 @@ impl Got {
         }
     }
 
-    fn value(&self) -> Value {
+    pub(crate) fn value(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 
@@ -73,6 +73,7 @@ async fn act(stream: &mut TcpStream, got: &Got) -> Option<()> {
             }
         }
         "garbage" => "\u{7f}ELF garbage\r\n\r\n".to_owned(),
+        "tells" => say("200 OK", json, json!({"result": call["secrets"]}).to_string()),
         "no_json" => say("200 OK", json, "<html>".to_owned()),
         "html" => say("200 OK", "text/html", well),
         "fails" => say("500 Oh no", json, well),
@@ -93,7 +94,7 @@ async fn act(stream: &mut TcpStream, got: &Got) -> Option<()> {
 }
 
 /// Starts a host; tells its URL, and what it gets as `(webhook-id, head, body)`.
-async fn host() -> (String, tokio::sync::mpsc::UnboundedReceiver<Got>) {
+pub(crate) async fn host() -> (String, tokio::sync::mpsc::UnboundedReceiver<Got>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/call", listener.local_addr().unwrap());
     let (send, receive) = tokio::sync::mpsc::unbounded_channel();
@@ -114,7 +115,7 @@ async fn host() -> (String, tokio::sync::mpsc::UnboundedReceiver<Got>) {
     (url, receive)
 }
 
-async fn server() -> Server {
+pub(crate) async fn server() -> Server {
     Server::start_with(|settings| {
         settings.dev = true;
         settings.host_timeout_s = HOST_TIME.as_secs();
@@ -122,7 +123,7 @@ async fn server() -> Server {
     .await
 }
 
-fn document(app: &str) -> Value {
+pub(crate) fn document(app: &str) -> Value {
     let code = |name: &str, action: &str| {
         json!({"name": name, "action_type": action, "params_schema": {},
             "impl": {"kind": "code", "module": "main", "entry": name}})
@@ -132,7 +133,7 @@ fn document(app: &str) -> Value {
 }
 
 /// Makes an app of somebody's with a host of its own; tells the key's secret.
-async fn app(server: &Server, user: &User, app: &str, url: &str) -> String {
+pub(crate) async fn app(server: &Server, user: &User, app: &str, url: &str) -> String {
     let api = &server.api;
     let body = json!({"nickname": format!("n-{app}")});
     api.post("/v1/developer/register", &body).as_user(user).send().await.ok(200);
@@ -152,7 +153,13 @@ async fn app(server: &Server, user: &User, app: &str, url: &str) -> String {
     text(&set["secret"])
 }
 
-async fn call(server: &Server, user: &User, app: &str, function: &str, params: Value) -> Value {
+pub(crate) async fn call(
+    server: &Server,
+    user: &User,
+    app: &str,
+    function: &str,
+    params: Value,
+) -> Value {
     let body = json!({"function": function, "params": params});
     let path = format!("/v1/extensions/{app}/call");
     server.api.post(&path, &body).as_user(user).send().await.ok(200)

@@ -109,6 +109,8 @@ pub struct App {
     pub events: Option<Value>,
     /// Lifecycle, as written.
     pub lifecycle: Option<Value>,
+    /// Secrets that the app needs.
+    pub secrets: Vec<broker::declaration::Declaration>,
     names: HashMap<String, usize>,
 }
 
@@ -349,6 +351,7 @@ fn parse_app(value: &Value, at: &At<'_>, issues: &mut Issues) -> Option<App> {
         "automations",
         "events",
         "lifecycle",
+        "secrets",
     ];
     let fields = Fields::read(value, at, &known, issues)?;
     let name = Chars::some_up_to(NAME_CHARS_MAX);
@@ -371,6 +374,7 @@ fn parse_app(value: &Value, at: &At<'_>, issues: &mut Issues) -> Option<App> {
         automations: parse_automations(&fields, issues),
         events: fields.open_object("events", issues),
         lifecycle: fields.open_object("lifecycle", issues),
+        secrets: super::secrets::parse(&fields, issues),
         functions,
         panels,
         names,

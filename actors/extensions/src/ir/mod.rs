@@ -17,6 +17,7 @@ mod panel;
 mod perform;
 mod run;
 mod schema;
+mod secrets;
 mod step;
 mod template;
 
