@@ -45,6 +45,9 @@ mod apps;
 #[path = "journeys/hosts.rs"]
 mod hosts;
 
+#[path = "journeys/store.rs"]
+mod store;
+
 #[path = "journeys/secrets.rs"]
 mod secrets;
 

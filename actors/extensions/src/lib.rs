@@ -24,6 +24,7 @@ pub mod places;
 pub mod runtime;
 pub mod session;
 pub mod signing;
+pub mod store;
 pub mod turns;
 pub mod view;
 

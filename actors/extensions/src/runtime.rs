@@ -155,7 +155,6 @@ impl Extensions {
         self.settings.outside.as_ref()
     }
 
-    #[cfg(test)]
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }

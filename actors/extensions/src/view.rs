@@ -16,7 +16,7 @@ use std::sync::Arc;
 use persistence::{RowRange, Shard, codec};
 use serde_json::{Map, Value};
 use supervision::{System, Timestamp};
-use types::{CallId, JsonBytes, base32, owner_of_tenant, rfc3339};
+use types::{CallId, JsonBytes, TenantId, base32, owner_of_tenant, rfc3339};
 
 use crate::ir::{DOCUMENT_BYTES_MAX, Document, Documents, Query, Reason};
 use crate::session::{DOCUMENT_FAMILY, DocumentWrite, ReadRow, Scope, StoredDocument};
@@ -42,6 +42,20 @@ pub trait Rows {
     fn new_id(&self) -> u128;
 }
 
+impl<R: Rows> Rows for &R {
+    fn row(&self, key: &[u8]) -> Option<Vec<u8>> {
+        (**self).row(key)
+    }
+
+    fn rows(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+        (**self).rows(prefix, after, limit)
+    }
+
+    fn new_id(&self) -> u128 {
+        (**self).new_id()
+    }
+}
+
 /// The durable rows of a tenant.
 pub struct SystemRows {
     system: Arc<System>,
@@ -51,7 +65,12 @@ pub struct SystemRows {
 impl SystemRows {
     /// Those of the tenant that a scope names.
     pub fn new(system: &Arc<System>, scope: &Scope) -> Self {
-        Self { system: Arc::clone(system), shard: owner_of_tenant(scope.tenant).shard() }
+        Self::of_tenant(system, scope.tenant)
+    }
+
+    /// Those of a tenant.
+    pub fn of_tenant(system: &Arc<System>, tenant: TenantId) -> Self {
+        Self { system: Arc::clone(system), shard: owner_of_tenant(tenant).shard() }
     }
 }
 
@@ -345,7 +364,7 @@ fn shown_id(id: u128) -> String {
 }
 
 /// Reads an id in the one form that is shown.
-fn read_id(text: &str) -> Option<u128> {
+pub(crate) fn read_id(text: &str) -> Option<u128> {
     let CallId(id) = text.strip_prefix(ID_PREFIX)?.parse().ok()?;
     (shown_id(id) == text).then_some(id)
 }
@@ -355,7 +374,7 @@ fn id_of(key: &[u8]) -> u128 {
     key.last_chunk().map_or(0, |id| u128::from_be_bytes(*id))
 }
 
-fn shown(id: u128, stored: &StoredDocument) -> Result<Document, Reason> {
+pub(crate) fn shown(id: u128, stored: &StoredDocument) -> Result<Document, Reason> {
     let data = stored.data.read().map_err(|_| damaged())?;
     let (created_at, updated_at) = (rfc3339(stored.created_at), rfc3339(stored.updated_at));
     Ok(Document { id: shown_id(id), data, created_at, updated_at })

@@ -131,8 +131,8 @@ async fn host(
 /// Set where the app's functions and panels of the kind `code` are carried out
 ///
 /// Each call of one is a POST of JSON to this URL: `{call_id, trace_id, function, module, entry,
-/// params, user, tenant, app, app_version, deadline_ms}`, and `secrets`, an object of those that are
-/// set. The answer is status 200,
+/// params, user, tenant, app, app_version, deadline_ms}`, and `secrets`, an object of those that
+/// are set. The answer is status 200,
 /// `application/json`, `{"result": …}` with `"directives": [{"action": "send", …}]` if wished, or
 /// `{"error": "…"}`; a result is checked against the function's `return_schema`. Redirects are not
 /// followed, and addresses of private networks not reached.

@@ -32,6 +32,7 @@ mod roles;
 mod secrets;
 mod sessions;
 mod signing_keys;
+mod store;
 mod tenants;
 mod users;
 
@@ -64,6 +65,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(hosts::router())
         .merge(calls::router())
         .merge(secrets::router())
+        .merge(store::router())
         .merge(actions::router())
         .merge(events::router())
         .merge(operator::router())

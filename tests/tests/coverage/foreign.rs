@@ -24,6 +24,7 @@ const NO_IDS: &[&str] = &[
     "at",
     "before",
     "cascade",
+    "collection",
     "cursor",
     "include_inactive",
     "is_active",
@@ -78,6 +79,7 @@ struct Things {
     key: String,
     session: String,
     factor: String,
+    document: String,
 }
 
 async fn things(server: &Server, name: &str) -> Things {
@@ -98,10 +100,14 @@ async fn things(server: &Server, name: &str) -> Things {
     let sessions = api.get("/v1/auth/sessions").as_user(&user).send().await.ok(200);
     let factor = api.post("/v1/auth/me/factors/totp", &json!({})).as_user(&user).send().await;
     let factor = factor.ok(201)["factor_id"].as_str().unwrap().to_owned();
+    let call = json!({"function": "add_book", "params": {"title": "Emma", "pages": 474}});
+    let path = format!("/v1/extensions/{app}/call");
+    let added = api.post(&path, &call).as_user(&user).send().await.ok(200);
+    let document = added["data"]["id"].as_str().unwrap().to_owned();
     let id = |value: &Value| value["id"].as_str().unwrap().to_owned();
     let (hold, role, invitation) = (id(&hold.ok(201)), id(&role), id(&invitation));
     let (key, session) = (id(&key), id(&sessions["sessions"][0]));
-    Things { user, hold, trace, app, role, invitation, key, session, factor }
+    Things { user, hold, trace, app, role, invitation, key, session, factor, document }
 }
 
 struct Matrix {
@@ -124,6 +130,8 @@ impl Matrix {
         id("", "user_id", |it| &it.user.id);
         id("", "app_id", |it| &it.app);
         id("", "ext_id", |it| &it.app);
+        id("", "extension_id", |it| &it.app);
+        id("", "doc_id", |it| &it.document);
         id("/v1/secrets/", "name", |it| &it.app);
         id("", "trace_id", |it| &it.trace);
         id("", "role_id", |it| &it.role);
@@ -155,6 +163,7 @@ impl Matrix {
     fn request(&self, case: &Case, value: impl Fn(&str) -> String, as_service: bool) -> Call {
         let part = |part: &str| match part.strip_prefix('{').and_then(|it| it.strip_suffix('}')) {
             Some("kind") => "wallet".to_owned(),
+            Some("collection") => "book".to_owned(),
             Some(name) => value(name),
             None => part.to_owned(),
         };
