@@ -26,6 +26,7 @@ pub mod signing;
 pub mod turns;
 pub mod view;
 
+mod allowance;
 mod announce;
 mod describe;
 mod hold;

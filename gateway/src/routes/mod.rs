@@ -19,6 +19,7 @@ mod hosts;
 mod import;
 mod invitation_page;
 mod keys;
+mod limits;
 mod mail_pages;
 mod me;
 mod members;
@@ -32,6 +33,7 @@ mod roles;
 mod sessions;
 mod signing_keys;
 mod tenants;
+mod usage;
 mod users;
 
 pub(crate) use portability::parse_key as parse_export_key;
@@ -59,6 +61,8 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(keys::router())
         .merge(sessions::router())
         .merge(billing::router())
+        .merge(limits::router())
+        .merge(usage::router())
         .merge(developer::router())
         .merge(hosts::router())
         .merge(calls::router())

@@ -39,6 +39,7 @@ const NO_IDS: &[&str] = &[
     "search",
     "source",
     "status",
+    "window",
 ];
 /// Whoever holds these may use them: they are secrets, not ids.
 const SECRETS: &[&str] = &["token", "refresh_token"];
@@ -78,6 +79,8 @@ struct Things {
     key: String,
     session: String,
     factor: String,
+    /// What a spending limit is on: the user.
+    subject: String,
 }
 
 async fn things(server: &Server, name: &str) -> Things {
@@ -101,7 +104,8 @@ async fn things(server: &Server, name: &str) -> Things {
     let id = |value: &Value| value["id"].as_str().unwrap().to_owned();
     let (hold, role, invitation) = (id(&hold.ok(201)), id(&role), id(&invitation));
     let (key, session) = (id(&key), id(&sessions["sessions"][0]));
-    Things { user, hold, trace, app, role, invitation, key, session, factor }
+    let subject = format!("user:{}", user.id);
+    Things { user, hold, trace, app, role, invitation, key, session, factor, subject }
 }
 
 struct Matrix {
@@ -138,6 +142,8 @@ impl Matrix {
         id("/v1/operator/users/", "id", |it| &it.user.id);
         id("/v1/operator/apps/", "id", |it| &it.app);
         id("/v1/operator/frozen/", "id", |it| &it.user.id);
+        id("", "subject", |it| &it.subject);
+        id("", "extension_id", |it| &it.app);
         Self { server, asker: own.user, ids }
     }
 
@@ -153,6 +159,7 @@ impl Matrix {
     fn request(&self, case: &Case, value: impl Fn(&str) -> String, as_service: bool) -> Call {
         let part = |part: &str| match part.strip_prefix('{').and_then(|it| it.strip_suffix('}')) {
             Some("kind") => "wallet".to_owned(),
+            Some("window") => "month".to_owned(),
             Some(name) => value(name),
             None => part.to_owned(),
         };
