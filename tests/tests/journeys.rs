@@ -39,6 +39,9 @@ mod taking_back;
 #[path = "journeys/wallets.rs"]
 mod wallets;
 
+#[path = "journeys/limits.rs"]
+mod limits;
+
 #[path = "journeys/apps.rs"]
 mod apps;
 

@@ -1,4 +1,5 @@
-//! What a wallet's records tell to the tenant's readers: holds, and the balance after each change.
+//! What a wallet's records tell to the tenant's readers: holds, limits that come close, and the
+//! balance after each change.
 //!
 //! Events say what changed, not what there is then. The balance follows from the postings: forward
 //! from the record before, or, for the first record that is told, back from the present state. What
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use supervision::{Entity as _, Event as _, System};
 use types::rfc3339;
 
-use crate::wallet::{Account, End, Posting, Wallet, WalletEvent};
+use crate::wallet::{Account, End, Posting, Subject, Wallet, WalletEvent, Window};
 
 /// Below so many credits to spend a wallet is said to be low, once each time it gets there.
 pub const LOW_CREDITS: i64 = 100;
@@ -107,13 +108,14 @@ pub fn tell(source: &mut Source<'_>) -> Vec<Telling> {
         Ok(before) => before,
         Err(reason) => {
             tracing::warn!(id, seq, reason, "the balance of a wallet could not be told");
-            return of_hold(&event).into_iter().collect();
+            return of_hold(&event).or_else(|| of_limit(&event)).into_iter().collect();
         }
     };
     let mut after = Figures { seq, ..before };
     event.postings().iter().for_each(|posting| after.post(posting, 1));
     source.kept::<Figures>().insert(id, after);
-    let mut tellings: Vec<_> = of_hold(&event).into_iter().collect();
+    let told = of_hold(&event).or_else(|| of_limit(&event));
+    let mut tellings: Vec<_> = told.into_iter().collect();
     if event.postings().is_empty() {
         return tellings;
     }
@@ -155,6 +157,30 @@ fn of_hold(event: &WalletEvent) -> Option<Telling> {
     }
 }
 
+fn of_limit(event: &WalletEvent) -> Option<Telling> {
+    let of = |subject: &Subject, window: Window| {
+        json!({"limit": format!("{subject}/{window}"), "subject": subject.to_string(),
+            "window": window})
+    };
+    let (name, mut data) = match event {
+        WalletEvent::LimitSet(it) => ("wallet.limit_set", of(&it.subject, it.window)),
+        WalletEvent::LimitRemoved(it) => ("wallet.limit_removed", of(&it.subject, it.window)),
+        WalletEvent::LimitWarned(it) => ("wallet.limit_warning", of(&it.subject, it.window)),
+        _ => return None,
+    };
+    match event {
+        WalletEvent::LimitSet(set) => data["amount"] = json!(set.amount),
+        WalletEvent::LimitWarned(warned) => {
+            data["amount"] = json!(warned.amount);
+            data["used"] = json!(warned.used);
+            data["percent"] = json!(warned.percent);
+            data["resets_at"] = json!(warned.ends.map(rfc3339));
+        }
+        _ => {}
+    }
+    Some(telling(name, data))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -165,7 +191,9 @@ mod tests {
     use types::{Amount, Caller, GrantId, HoldId, TenantId, TransactionId};
 
     use super::*;
-    use crate::wallet::{Debit, Grant, Kind, PlaceHold, Reason, Release, wallet_address};
+    use crate::wallet::{
+        Actions, Debit, Grant, Kind, PlaceHold, Reason, Release, Spender, wallet_address,
+    };
 
     const TENANT: TenantId = TenantId(7);
 
@@ -211,7 +239,7 @@ mod tests {
             id: TransactionId(system.new_id()),
             amount: Amount::new(amount).unwrap(),
             reason: Reason::Action,
-            app: None,
+            spender: Spender::default(),
             description: None,
         }
     }
@@ -231,7 +259,15 @@ mod tests {
         wallets.ask(&at, grant, origin.clone()).await.unwrap();
         let hold = HoldId(system.new_id());
         let (amount, ttl_ms) = (Amount::new(40).unwrap(), 60_000);
-        let place = PlaceHold { id: hold, amount, ttl_ms, reason: String::new(), call: None };
+        let place = PlaceHold {
+            id: hold,
+            amount,
+            ttl_ms,
+            reason: String::new(),
+            call: None,
+            spender: Spender::default(),
+            actions: Actions::default(),
+        };
         wallets.ask(&at, place, origin.clone()).await.unwrap();
         wallets.ask(&at, spend(&system, 390), origin.clone()).await.unwrap();
         wallets.ask(&at, Release { hold, call: None }, origin.clone()).await.unwrap();

@@ -9,19 +9,27 @@
 //! must spend exactly once, however late and however busy the wallet, places a hold and settles
 //! it: an ended hold cannot be drawn from.
 //!
-//! Deliberate limits: no spending limits by user, key, agent or app yet (a refusal already names
-//! the limit that was hit), no credit line, one currency.
+//! Whatever spends names who does, and on what: that is what its [`limits`] and the month's
+//! [`figures`] count.
+//!
+//! Deliberate limits: no credit line, one currency.
 
 mod account;
+mod figures;
 mod fill;
 mod holds;
 mod ledger;
+mod limiting;
+mod limits;
+mod older;
 mod recent;
 mod release_open;
 mod spend;
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod limit_tests;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +43,11 @@ use types::{
 
 pub use account::{Account, Bucket, Expiry, Kind, Posting};
 use account::{Slices, sum_of, take, total};
+use figures::Figures;
+pub use figures::{
+    Actions, ActionsCounted, CountActions, METER_CHARACTERS_MAX, METERED_AT_ONCE_MAX, METERS_MAX,
+    Month, TrackUsage, USERS_COUNTED_MAX, UsageTracked,
+};
 pub use fill::{Grant, Reverse, UnlockWelcome, WELCOME_CREDITS, WELCOME_SPENDABLE};
 pub use holds::{
     Capture, DRAWN_MAX, Ended, HOLD_TTL_MS_MAX, HOLD_TTL_MS_MIN, HoldView, PlaceHold, Placed,
@@ -44,6 +57,12 @@ pub use ledger::{
     LEDGER_FAMILY, LedgerEntry, LedgerLine, NumberLedger, NumberRange, Reason, history, ledger_sum,
 };
 use ledger::{line_count, line_rows};
+pub use limiting::{LimitAction, LimitView, RemoveLimit, SetLimit, no_limit};
+use limits::Limits;
+pub use limits::{
+    LIMITS_MAX, LimitRemoved, LimitSet, LimitWarned, Spender, Subject, WARNED_PERCENT, Window,
+};
+pub use older::{DebitedFirst, HoldPlacedFirst};
 use recent::Recent;
 pub use release_open::{OpenReleased, ReleaseOpen};
 pub use spend::{Debit, Receipt};
@@ -95,6 +114,8 @@ pub struct Wallet {
     lines: u64,
     /// The integer ids of the ledger's lines, in order, without gaps.
     numbers: Vec<NumberRange>,
+    limits: Limits,
+    figures: Figures,
 }
 
 /// An open hold.
@@ -109,6 +130,9 @@ struct Hold {
     drawn: BTreeSet<u128>,
     reason: String,
     call: Option<CallId>,
+    spender: Spender,
+    /// How many actions it was counted as.
+    actions: u32,
     placed_at: Timestamp,
     expires_at: Timestamp,
 }
@@ -128,12 +152,13 @@ enum Done {
         amount: i64,
         balance: i64,
     },
-    /// `last` is what the end itself captured.
+    /// `last` is what the end itself captured. `spender` is who spends what may yet come late.
     Ended {
         end: End,
         amount: i64,
         captured: i64,
         last: i64,
+        spender: Option<Box<Spender>>,
     },
 }
 
@@ -178,9 +203,9 @@ events! {
         /// A payment was taken back.
         Reversed(Reversed) = "reversed", 1;
         /// Credits were spent at once.
-        Debited(Debited) = "debited", 1;
+        Debited(Debited) = "debited", 2, was 1 as DebitedFirst;
         /// Credits were reserved.
-        HoldPlaced(HoldPlaced) = "hold_placed", 1;
+        HoldPlaced(HoldPlaced) = "hold_placed", 2, was 1 as HoldPlacedFirst;
         /// What was done for a hold was drawn from it.
         HoldDrawn(HoldDrawn) = "hold_drawn", 1;
         /// What was done for a hold was charged after the hold had expired.
@@ -191,6 +216,16 @@ events! {
         Lapsed(Lapsed) = "lapsed", 1;
         /// Lines of the ledger got their integer ids.
         LedgerNumbered(LedgerNumbered) = "ledger_numbered", 1;
+        /// A limit was set.
+        LimitSet(LimitSet) = "limit_set", 1;
+        /// A limit was removed.
+        LimitRemoved(LimitRemoved) = "limit_removed", 1;
+        /// A limit is nearly, or all, used.
+        LimitWarned(LimitWarned) = "limit_warned", 1;
+        /// Actions that cost nothing were let through.
+        ActionsCounted(ActionsCounted) = "actions_counted", 1;
+        /// A service has metered something.
+        UsageTracked(UsageTracked) = "usage_tracked", 1;
     }
 }
 
@@ -236,8 +271,8 @@ pub struct Debited {
     pub id: TransactionId,
     /// How the ledger names it.
     pub reason: Reason,
-    /// The app it was spent on.
-    pub app: Option<AppId>,
+    /// Who spent them, and on what.
+    pub spender: Spender,
     /// For people.
     pub description: Option<String>,
     /// The change.
@@ -255,6 +290,10 @@ pub struct HoldPlaced {
     pub reason: String,
     /// The call or batch it is for.
     pub call: Option<CallId>,
+    /// Who is to spend them, and on what.
+    pub spender: Spender,
+    /// How many actions it counts as.
+    pub actions: u32,
     /// The change.
     pub postings: Vec<Posting>,
 }
@@ -346,13 +385,19 @@ impl WalletEvent {
             | Self::LateDrawn(LateDrawn { postings, .. })
             | Self::HoldEnded(HoldEnded { postings, .. })
             | Self::Lapsed(Lapsed { postings }) => postings,
-            Self::LedgerNumbered(_) => &[],
+            Self::LedgerNumbered(_)
+            | Self::LimitSet(_)
+            | Self::LimitRemoved(_)
+            | Self::LimitWarned(_)
+            | Self::ActionsCounted(_)
+            | Self::UsageTracked(_) => &[],
         }
     }
 }
 
 impl Entity for Wallet {
     const KIND: &'static str = "wallet";
+    const SNAPSHOT_VERSION: u16 = 2;
     type Event = WalletEvent;
     type Effect = NoEffect;
 
@@ -370,6 +415,7 @@ impl Entity for Wallet {
             self.post(posting, hold);
         }
         self.lines += line_count(event);
+        self.count(event, at);
         self.note(event, at);
     }
 
@@ -415,6 +461,8 @@ impl Entity for Wallet {
             "next_hold_expires_at": self.deadlines.first().map(|(at, _)| types::rfc3339(*at)),
             "remembered": self.spent.len() + self.filled.len(),
             "ledger_lines": self.lines,
+            "limits_set": self.limits.len(),
+            "limits": self.observed_limits(),
         })
     }
 }
@@ -428,6 +476,8 @@ impl Wallet {
             drawn: BTreeSet::new(),
             reason: placed.reason.clone(),
             call: placed.call,
+            spender: placed.spender.clone(),
+            actions: placed.actions,
             placed_at: at,
             expires_at: placed.expires_at,
         };
@@ -488,20 +538,36 @@ impl Wallet {
                 let Some(Ended { amount, captured, .. }) = self.ended(late.hold) else { return };
                 let last = earned(&late.postings);
                 let (end, captured) = (End::Settled, captured + last);
-                self.note_spent(late.hold.0, at, Done::Ended { end, amount, captured, last });
+                let done = Done::Ended { end, amount, captured, last, spender: None };
+                self.note_spent(late.hold.0, at, done);
             }
             WalletEvent::HoldEnded(ended) => {
                 self.close(ended.hold, ended.end, earned(&ended.postings), at);
             }
             WalletEvent::LedgerNumbered(numbered) => self.numbers.push(numbered.into()),
+            WalletEvent::LimitSet(set) => {
+                let held = self.held_for(&set.subject);
+                self.limits.set(set, held, at);
+            }
+            WalletEvent::LimitRemoved(removed) => self.limits.remove(removed),
+            WalletEvent::LimitWarned(warned) => self.limits.warned(warned, at),
+            WalletEvent::ActionsCounted(it) => {
+                self.figures.act(Some(it.user), it.actions.into(), at);
+            }
+            WalletEvent::UsageTracked(tracked) => self.figures.meter(tracked, at),
         }
     }
 
     fn close(&mut self, id: HoldId, end: End, last: i64, at: Timestamp) {
         let Some(hold) = self.holds.remove(&id) else { return };
         self.deadlines.remove(&(hold.expires_at, id));
-        let Hold { amount, captured, .. } = hold;
-        let done = Done::Ended { end, amount, captured, last };
+        let Hold { amount, captured, spender, placed_at, .. } = hold;
+        let idle = u64::from(hold.actions).saturating_sub(hold.drawn.len() as u64);
+        self.figures.take_back(spender.user, idle, (placed_at, at));
+        // Only of a hold that expired, and that nothing was drawn from, may something come late.
+        let is_late = end == End::Expired && captured == 0;
+        let spender = is_late.then(|| Box::new(spender));
+        let done = Done::Ended { end, amount, captured, last, spender };
         self.note_spent(id.0, at, done);
     }
 
@@ -525,6 +591,12 @@ impl Wallet {
         let lowest = amounts.copied().chain([self.held, self.owed]).min().unwrap_or(0);
         if held != self.held {
             return Err(format!("the open holds hold {held}, the books say {}", self.held));
+        }
+        for (subject, counted) in self.limits.held() {
+            let held = self.held_for(subject);
+            if held != counted {
+                return Err(format!("{subject} holds {held}, its limits count {counted}"));
+            }
         }
         if lowest < 0 {
             return Err(format!("an account stands at {lowest}"));

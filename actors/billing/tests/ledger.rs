@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use billing::wallet::{Debit, Grant, Kind, Reason, Wallet, history, wallet_address};
+use billing::wallet::{Debit, Grant, Kind, Reason, Spender, Wallet, history, wallet_address};
 use persistence::{EngineKind, Journal, MasterKey, Options};
 use supervision::{System, SystemOptions};
 use types::{Amount, GrantId, Page, TenantId, TransactionId};
@@ -22,7 +22,8 @@ async fn fill(system: &System, tenant: TenantId, debits: u128) {
     wallets.ask(&address, grant, system.system_origin()).await.unwrap();
     for number in 0..debits {
         let (id, amount) = (TransactionId(number + 2), Amount::new(3).unwrap());
-        let debit = Debit { id, amount, reason: Reason::Action, description: None, app: None };
+        let (reason, spender) = (Reason::Action, Spender::default());
+        let debit = Debit { id, amount, reason, description: None, spender };
         wallets.ask(&address, debit, system.system_origin()).await.unwrap();
     }
 }
@@ -59,7 +60,8 @@ async fn the_ledger_pages_from_the_newest_line_and_ids_are_unique_and_stay() {
     let wallets = system.directory::<Wallet>();
     for number in 100..400u128 {
         let (id, amount) = (TransactionId(number), Amount::new(1).unwrap());
-        let debit = Debit { id, amount, reason: Reason::Action, description: None, app: None };
+        let (reason, spender) = (Reason::Action, Spender::default());
+        let debit = Debit { id, amount, reason, description: None, spender };
         wallets.ask(&wallet_address(one), debit, system.system_origin()).await.unwrap();
     }
     let more = read(&system, one, 400, 0).await;

@@ -9,6 +9,7 @@ use billing::wallet::{PlaceHold, Release, Wallet, wallet_address};
 use supervision::{Class, Origin, Refusal, System};
 use types::{Amount, AppId, CallId, HoldId, TenantId};
 
+use crate::allowance;
 use crate::runtime::{Quote, Request};
 
 /// How long the money for a run is held at most, in milliseconds.
@@ -37,7 +38,8 @@ impl Hold {
         Self { system, tenant, origin, id: None, call: None, own: false, is_given: false }
     }
 
-    /// Holds what a quote says.
+    /// Holds what a quote says, if the wallet has it, no limit is in the way and the user's role
+    /// allows so many actions.
     pub(crate) async fn place(
         system: &Arc<System>,
         request: &Request,
@@ -48,7 +50,9 @@ impl Hold {
         let (tenant, origin) = (request.tenant, request.origin.clone());
         let mut hold = Self::none(system, tenant, origin);
         hold.call = Some(call);
+        let actions = allowance::actions(system, request, quote.calls.len()).await?;
         if quote.total == 0 {
+            allowance::count(system, request, actions).await?;
             return Ok(hold);
         }
         let amount = Amount::new(quote.total)
@@ -58,7 +62,8 @@ impl Hold {
             calls => format!("{app}: {} calls", calls.len()),
         };
         let id = HoldId(system.new_id());
-        let command = PlaceHold { id, amount, ttl_ms, reason, call: Some(call) };
+        let (call, spender) = (Some(call), allowance::spender(request, app));
+        let command = PlaceHold { id, amount, ttl_ms, reason, call, spender, actions };
         // From here on: a caller who goes away meanwhile leaves no hold behind.
         (hold.id, hold.own) = (Some(id), true);
         let wallets = system.directory::<Wallet>();

@@ -28,6 +28,7 @@ pub mod store;
 pub mod turns;
 pub mod view;
 
+mod allowance;
 mod announce;
 mod describe;
 mod hold;

@@ -27,6 +27,7 @@ use supervision::{Address, Begin, Class, IdempotencyKey, Origin, Refusal, System
 use tokio::sync::RwLock;
 use types::{AppId, CallId, Caller, HoldId, SharePercent, TenantId, UserId, home_of};
 
+use crate::allowance;
 use crate::announce;
 use crate::answer::{CallAnswer, Trace};
 use crate::built_in::{BuiltIn, BuiltInCall};
@@ -110,6 +111,9 @@ pub struct Quote {
     pub total: i64,
     /// Each call, in their order.
     pub calls: Vec<QuotedCall>,
+    /// The limit that they would hit now: `balance`, `arrears`, `email_unverified`, `open_holds`,
+    /// a spending limit as `user:ID/month`, or `monthly_action_limit`.
+    pub limit: Option<String>,
 }
 
 /// What one call costs if it succeeds.
@@ -236,10 +240,12 @@ impl Extensions {
             authorise(&request.caller, app.id(), calls, |name| app.action_type(name))?;
             let free =
                 |call: &Call| QuotedCall { function: call.function.clone(), price: 0, fee: 0 };
-            return Ok(Quote { total: 0, calls: calls.iter().map(free).collect() });
+            return Ok(Quote { total: 0, calls: calls.iter().map(free).collect(), limit: None });
         }
         let (app, ir) = self.admit(system, request, calls).await?;
-        Ok(self.price(&app, &ir, calls))
+        let quote = self.price(&app, &ir, calls);
+        let limit = allowance::limit_hit(system, request, &app.id, &quote).await?;
+        Ok(Quote { limit, ..quote })
     }
 
     async fn run(
@@ -444,7 +450,8 @@ impl Extensions {
             QuotedCall { function: call.function.clone(), price, fee }
         };
         let calls: Vec<_> = calls.iter().map(quoted).collect();
-        Quote { total: calls.iter().map(|call| call.price + call.fee).sum(), calls }
+        let total = calls.iter().map(|call| call.price + call.fee).sum();
+        Quote { total, calls, limit: None }
     }
 
     async fn run_built_in(

@@ -73,6 +73,7 @@ async fn world_with(settings: Settings) -> World {
     let options = Options { engine: EngineKind::Memory, ..Options::new("") };
     let journal = Journal::open(options, &MasterKey::from_bytes([7; 32])).unwrap();
     let builder = System::builder(SystemOptions::new(journal));
+    let builder = builder.kind::<identity::tenant::Tenant>();
     let system = crate::register(control::register(billing::register(builder))).start();
     let id = AppId::new("shelf").unwrap();
     let listing = Listing {

@@ -16,6 +16,7 @@
 //! - At most [`MEMBERS_MAX`] members and [`ROLES_MAX`] roles, all in one state.
 //! - A role that changes counts for its members from their next change on, or when it is cascaded.
 
+mod allowance;
 mod arrival;
 mod change;
 mod joining;

@@ -27,6 +27,7 @@ fn world() -> World {
     let journal = Journal::open(options, &master).unwrap();
     let builder = System::builder(SystemOptions::new(journal)).kind::<Claim>();
     let builder = builder.port(Arc::new(ClaimKey::of(&master).unwrap()));
+    let builder = builder.kind::<identity::tenant::Tenant>();
     let builder = extensions::register(control::register(billing::register(builder)));
     let system = crate::register(builder).start();
     let apps = Apps::new();

@@ -181,6 +181,8 @@ ids! {
     RequestId("req");
     /// A transaction in a wallet's ledger.
     TransactionId("txn");
+    /// An agent.
+    AgentId("agt");
 }
 
 impl TenantId {

@@ -17,7 +17,7 @@ pub use id::{
     ActionId, AppId, BatchId, CallId, GrantId, HoldId, IdError, KeyIdentifier, RequestId,
     SessionId, TenantId, TransactionId, UserId, base32, spellings,
 };
-pub use id::{InvitationId, RoleIdentifier};
+pub use id::{AgentId, InvitationId, RoleIdentifier};
 pub use json::{JsonBytes, JsonError};
 pub use money::{AMOUNT_MAX, Amount, Credits, MoneyError, SharePercent};
 pub use owner::{OwnerClass, home_of, owner_of_app, owner_of_tenant, owner_of_user, platform};
@@ -25,4 +25,4 @@ pub use page::{CURSOR_BYTES_MAX, Cursor, CursorError, Page};
 pub use personal::Personal;
 pub use plain::{PlainError, PlainText, check_line, check_lines};
 pub use sealed::Sealed;
-pub use time::{parse_rfc3339, rfc3339};
+pub use time::{next_month, parse_rfc3339, rfc3339};

@@ -1,6 +1,7 @@
 //! Times as texts: RFC 3339 in UTC, with milliseconds.
 
 use jiff::fmt::temporal::DateTimePrinter;
+use jiff::tz::TimeZone;
 use supervision::Timestamp;
 
 const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
@@ -18,6 +19,18 @@ pub fn rfc3339(at: Timestamp) -> String {
 pub fn parse_rfc3339(text: &str) -> Option<Timestamp> {
     let time: jiff::Timestamp = text.parse().ok()?;
     Some(Timestamp(time.as_millisecond()))
+}
+
+/// The first moment of the calendar month after the one that `at` lies in, in UTC. Beyond the years
+/// that can be written there is none, and it is the last moment that there is.
+pub fn next_month(at: Timestamp) -> Timestamp {
+    let next = || {
+        let time = jiff::Timestamp::from_millisecond(at.0).ok()?;
+        let first = time.to_zoned(TimeZone::UTC).date().last_of_month().tomorrow().ok()?;
+        let first = first.to_zoned(TimeZone::UTC).ok()?;
+        Some(Timestamp(first.timestamp().as_millisecond()))
+    };
+    next().unwrap_or(Timestamp(i64::MAX))
 }
 
 #[cfg(test)]
@@ -38,5 +51,16 @@ mod tests {
         for ms in [i64::MIN, -1, 0, i64::MAX] {
             assert!(rfc3339(Timestamp(ms)).ends_with('Z'));
         }
+    }
+
+    #[test]
+    fn a_month_ends_where_the_next_begins() {
+        let ends = |text: &str| rfc3339(next_month(parse_rfc3339(text).unwrap()));
+        assert_eq!(ends("2026-01-01T00:00:00Z"), "2026-02-01T00:00:00.000Z");
+        assert_eq!(ends("2028-02-28T23:59:59.999Z"), "2028-03-01T00:00:00.000Z");
+        assert_eq!(ends("2026-12-31T23:59:59Z"), "2027-01-01T00:00:00.000Z");
+        // It is another month already where it is later.
+        assert_eq!(ends("2026-02-01T00:30:00+01:00"), "2026-02-01T00:00:00.000Z");
+        assert_eq!(next_month(Timestamp(i64::MAX)), Timestamp(i64::MAX));
     }
 }

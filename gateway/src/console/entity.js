@@ -4,6 +4,7 @@
 import { actButtons } from "./act.js";
 import { byId, h } from "./dom.js";
 import { freezeCard, isFrozen } from "./freeze.js";
+import { limitsCard } from "./limits.js";
 import { card, current, empty, href, mailbox, pill, table, tile, troubles } from "./parts.js";
 import { SessionEnded, api, saying } from "./session.js";
 import { count, duration, micros, rate } from "./text.js";
@@ -233,6 +234,7 @@ export function entityView(tree) {
     liveCard(actor, reason !== null),
     acts(page, Boolean(actor), reason),
     freezeCard(page),
+    limitsCard(page),
     h("div", { class: "columns" },
       stateCard(page),
       card(`What record ${page.at} changed`, page.at

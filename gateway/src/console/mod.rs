@@ -43,6 +43,7 @@ pub const FILES: &[Asset] = &[
     Asset { name: "dom.js", text: include_str!("dom.js") },
     Asset { name: "entity.js", text: include_str!("entity.js") },
     Asset { name: "freeze.js", text: include_str!("freeze.js") },
+    Asset { name: "limits.js", text: include_str!("limits.js") },
     Asset { name: "parts.js", text: include_str!("parts.js") },
     Asset { name: "session.js", text: include_str!("session.js") },
     Asset { name: "status.js", text: include_str!("status.js") },

@@ -13,6 +13,7 @@ mod client;
 mod flood;
 mod probe;
 pub(crate) mod progress;
+mod race;
 mod readers;
 mod report;
 mod runner;
@@ -44,7 +45,7 @@ const DRAIN_SECONDS_MAX: u64 = 10;
 
 /// What `--scenario` takes.
 fn names() -> impl Iterator<Item = &'static str> {
-    scenario::names().chain([storm::NAME, flood::NAME, readers::NAME])
+    scenario::names().chain([storm::NAME, flood::NAME, readers::NAME, race::NAME])
 }
 
 /// The options of `bailiwick load`.
@@ -215,6 +216,12 @@ pub enum LoadError {
         /// The scenario's name.
         scenario: &'static str,
     },
+    /// What was measured does not add up; the report says what.
+    #[error("the figures of the scenario {scenario} do not add up")]
+    Wrong {
+        /// The scenario's name.
+        scenario: &'static str,
+    },
     /// Some scenarios could not be measured; the reasons were told on stderr.
     #[error("{failed} of {chosen} scenarios could not be measured")]
     Partly {
@@ -247,6 +254,7 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
     match name.as_str() {
         storm::NAME => return storm::run(&setup, &target, profile.duration, file).await,
         readers::NAME => return readers::run(&setup, &target, profile.duration, file).await,
+        race::NAME => return race::run(&setup, &target, &profile, file).await,
         flood::NAME => return flood::run(&setup, &target, &profile, file).await,
         _ => {}
     }
@@ -293,7 +301,13 @@ async fn measure(
     target: &Target,
 ) -> Result<Report, LoadError> {
     let workload = (scenario.prepare)(setup).await?;
-    runner::run(scenario.name, workload, profile, target).await
+    let before = readers::memory(target).await?;
+    let mut report = runner::run(scenario.name, workload, profile, target).await?;
+    if let (Some(before), Some(after)) = (before, readers::memory(target).await?) {
+        let [before, after] = [before, after].map(|bytes| bytes >> 20);
+        report.notes.push(format!("the server's memory: {before} MiB before, {after} MiB after"));
+    }
+    Ok(report)
 }
 
 async fn write_json(

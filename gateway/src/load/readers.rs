@@ -156,7 +156,7 @@ impl Reading {
 }
 
 /// The server's memory in bytes, if it tells.
-async fn memory(target: &Target) -> Result<Option<u64>, LoadError> {
+pub(crate) async fn memory(target: &Target) -> Result<Option<u64>, LoadError> {
     let path = "/metrics";
     let request = target.prepare(Method::GET, path, &[], None)?;
     let mut connection = Connection::open(target).await.map_err(|error| wire(path, error))?;

@@ -20,6 +20,9 @@ pub(crate) const ALL: &str = "all";
 /// The books on the shelf that the reading calls ask for.
 const BOOKS: usize = 100;
 
+/// One in so many calls of a mixed batch writes.
+const MIXED_WRITES_EVERY: usize = 10;
+
 /// Credits granted to a wallet that many requests spend from: more than a run can use.
 const CREDITS: u64 = 1_000_000_000_000;
 
@@ -41,6 +44,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "call-write", in_all: true, prepare: |setup| call_write(setup).boxed() },
     Scenario { name: "batch", in_all: true, prepare: |setup| batch(setup).boxed() },
     Scenario { name: "batch-write", in_all: true, prepare: |setup| batch_write(setup).boxed() },
+    Scenario { name: "batch-mixed", in_all: false, prepare: |setup| batch_mixed(setup).boxed() },
 ];
 
 /// The scenarios that a name on the command line stands for.
@@ -208,6 +212,19 @@ async fn batch_write(setup: &Setup) -> Result<Workload, LoadError> {
     Ok(Workload::new(vec![shelf.batch_request(setup, calls)?], Accept::Batch(size)))
 }
 
+/// Batches of reading calls, one in [`MIXED_WRITES_EVERY`] of which writes.
+async fn batch_mixed(setup: &Setup) -> Result<Workload, LoadError> {
+    let shelf = Shelf::deploy(setup).await?;
+    let books = shelf.fill(setup).await?;
+    let size = setup.batch_size();
+    let call = |(number, book): (usize, &String)| match number % MIXED_WRITES_EVERY {
+        0 => add_book(number),
+        _ => get_book(book),
+    };
+    let calls = (0..size).zip(books.iter().cycle()).map(call).collect();
+    Ok(Workload::new(vec![shelf.batch_request(setup, calls)?], Accept::Batch(size)))
+}
+
 /// What a tenant of its own may send: one request of each sort.
 pub(crate) struct Neighbour {
     pub(crate) me: Prepared,
@@ -243,13 +260,14 @@ fn get_book(book: &str) -> Value {
 }
 
 /// The app that the calls go to, under an id of its own, and its owner, who calls it.
-struct Shelf {
-    app_id: String,
-    owner: Member,
+pub(crate) struct Shelf {
+    pub(crate) app_id: String,
+    pub(crate) owner: Member,
 }
 
 impl Shelf {
-    async fn deploy(setup: &Setup) -> Result<Self, LoadError> {
+    /// Deploys one, for an owner of its own with a filled wallet.
+    pub(crate) async fn deploy(setup: &Setup) -> Result<Self, LoadError> {
         let owner = setup.register_member().await?;
         setup.grant_if_possible(&owner.tenant_id, CREDITS).await?;
         let app_id = setup.unique("load-shelf");
@@ -290,6 +308,11 @@ impl Shelf {
             books.push(outcome["data"]["id"].as_str().ok_or_else(missing)?.to_owned());
         }
         if books.len() == BOOKS { Ok(books) } else { Err(missing()) }
+    }
+
+    /// A call of the function that lists, which needs no book.
+    pub(crate) fn list_request(&self, setup: &Setup) -> Result<Prepared, LoadError> {
+        self.call_request(setup, json!({ "function": "books", "params": {} }))
     }
 
     fn call_request(&self, setup: &Setup, mut call: Value) -> Result<Prepared, LoadError> {

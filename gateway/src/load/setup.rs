@@ -311,6 +311,19 @@ impl Setup {
         self.lane().post(path, &[member.token.bearer()?], body).await
     }
 
+    /// Asks as `member` and answers the JSON of a 2xx answer.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        member: &Member,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, LoadError> {
+        let body = body.map(|body| Bytes::from(body.to_string()));
+        let request = self.member_request(method, path, &member.token, body)?;
+        self.lane().send(path, request).await
+    }
+
     /// Who am I?
     pub(crate) fn me_request(&self, token: &Secret) -> Result<Prepared, LoadError> {
         self.member_request(Method::GET, "/v1/auth/me", token, None)

@@ -6,8 +6,8 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use billing::plans::{FREE, PLANS, PlanResponse, WalletView};
 use billing::wallet::{
-    Balance, Capture, DESCRIPTION_CHARACTERS_MAX, Debit, Ended, HoldView, LedgerEntry, PlaceHold,
-    Placed, Reason, Receipt, Release, Wallet, history, wallet_address,
+    Actions, Balance, Capture, DESCRIPTION_CHARACTERS_MAX, Debit, Ended, HoldView, LedgerEntry,
+    PlaceHold, Placed, Reason, Receipt, Release, Spender, Wallet, history, wallet_address,
 };
 use serde::{Deserialize, Serialize};
 use supervision::{Address, Refusal};
@@ -59,7 +59,7 @@ struct DebitRequest {
     /// For people; in the ledger
     #[schema(value_type = String, max_length = 500)]
     reason: ReasonText,
-    /// The app it is spent on
+    /// The app it is spent on; otherwise the one that a service acts as
     #[serde(default)]
     app_id: Option<AppId>,
 }
@@ -77,12 +77,13 @@ async fn debit(
 ) -> Result<Response, Problem> {
     entered.require(SPEND)?;
     let DebitRequest { amount: credits, reason, app_id } = body.value;
+    let spender = Spender::of(&entered.caller);
     let command = Debit {
         id: TransactionId(app.system.new_id()),
         amount: amount(credits)?,
         reason: Reason::Action,
         description: Some(reason.into_string()),
-        app: app_id,
+        spender: Spender { app: app_id.or(spender.app.clone()), ..spender },
     };
     let view = |receipt: Receipt| receipt;
     ask_once!(
@@ -146,6 +147,8 @@ async fn place_hold(
         ttl_ms: ttl_ms.ok_or_else(|| Refusal::invalid("ttl_seconds", "is too large"))?,
         reason: reason.into_string(),
         call: None,
+        spender: Spender::of(&entered.caller),
+        actions: Actions::default(),
     };
     ask_once!(
         app,

@@ -121,6 +121,8 @@ async fn request(
 /// Call a function of an app; a function that failed is 200 with `status: "error"`
 ///
 /// The price is held before the function runs, drawn when it succeeds and given back otherwise.
+/// What goes beyond the balance or a spending limit is 402, what goes beyond the actions that the
+/// role allows in a month 429.
 ///
 /// A function of the kind `code` runs on the app's own host, which has 30 seconds. That the call is
 /// sent is on record before its first byte leaves. What the host fails costs nothing; what may
@@ -170,7 +172,8 @@ async fn batch(
 /// What calls would cost, at most; nothing is held and nothing runs
 ///
 /// Calls that the functions in turn make to other apps are not in it: which of them will be made is
-/// not known before.
+/// not known before. `limit` names what the calls would be refused for now: the balance, a spending
+/// limit by its subject and window, or the role's actions a month.
 #[utoipa::path(post, path = "/v1/extensions/{app_id}/quote", tag = tag::EXTENSIONS,
     params(("app_id" = String, Path)), request_body = BatchCallRequest,
     responses((status = 200, body = Object), (status = 401), (status = 403), (status = 404),

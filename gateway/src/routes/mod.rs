@@ -19,6 +19,7 @@ mod hosts;
 mod import;
 mod invitation_page;
 mod keys;
+mod limits;
 mod mail_pages;
 mod me;
 mod members;
@@ -34,6 +35,7 @@ mod sessions;
 mod signing_keys;
 mod store;
 mod tenants;
+mod usage;
 mod users;
 
 pub(crate) use portability::parse_key as parse_export_key;
@@ -61,6 +63,8 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(keys::router())
         .merge(sessions::router())
         .merge(billing::router())
+        .merge(limits::router())
+        .merge(usage::router())
         .merge(developer::router())
         .merge(hosts::router())
         .merge(calls::router())

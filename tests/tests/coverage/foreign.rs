@@ -40,6 +40,7 @@ const NO_IDS: &[&str] = &[
     "search",
     "source",
     "status",
+    "window",
 ];
 /// Whoever holds these may use them: they are secrets, not ids.
 const SECRETS: &[&str] = &["token", "refresh_token"];
@@ -80,6 +81,8 @@ struct Things {
     session: String,
     factor: String,
     document: String,
+    /// What a spending limit is on: the user.
+    subject: String,
 }
 
 async fn things(server: &Server, name: &str) -> Things {
@@ -107,7 +110,8 @@ async fn things(server: &Server, name: &str) -> Things {
     let id = |value: &Value| value["id"].as_str().unwrap().to_owned();
     let (hold, role, invitation) = (id(&hold.ok(201)), id(&role), id(&invitation));
     let (key, session) = (id(&key), id(&sessions["sessions"][0]));
-    Things { user, hold, trace, app, role, invitation, key, session, factor, document }
+    let subject = format!("user:{}", user.id);
+    Things { user, hold, trace, app, role, invitation, key, session, factor, document, subject }
 }
 
 struct Matrix {
@@ -148,6 +152,8 @@ impl Matrix {
         id("/v1/operator/users/", "id", |it| &it.user.id);
         id("/v1/operator/apps/", "id", |it| &it.app);
         id("/v1/operator/frozen/", "id", |it| &it.user.id);
+        id("", "subject", |it| &it.subject);
+        id("", "extension_id", |it| &it.app);
         Self { server, asker: own.user, ids }
     }
 
@@ -164,6 +170,7 @@ impl Matrix {
         let part = |part: &str| match part.strip_prefix('{').and_then(|it| it.strip_suffix('}')) {
             Some("kind") => "wallet".to_owned(),
             Some("collection") => "book".to_owned(),
+            Some("window") => "month".to_owned(),
             Some(name) => value(name),
             None => part.to_owned(),
         };

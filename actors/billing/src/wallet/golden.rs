@@ -2,6 +2,7 @@
 
 use persistence::codec;
 use supervision::testkit::Golden;
+use types::{KeyIdentifier, UserId};
 
 use super::*;
 
@@ -31,9 +32,19 @@ fn postings() -> Vec<Posting> {
 }
 
 fn samples() -> Vec<WalletEvent> {
+    [of_credits(), of_limits()].concat()
+}
+
+fn of_credits() -> Vec<WalletEvent> {
     let (postings, hold) = (postings(), HoldId(0x0190_1234_5678_7abc_8def_0123_4567_89ab));
     let description = Some("tea".to_owned());
     let (transaction, app) = (TransactionId(5), AppId::new("notes").unwrap());
+    let spender = Spender {
+        user: Some(UserId(7)),
+        key: Some(KeyIdentifier(8)),
+        agent: None,
+        app: Some(app.clone()),
+    };
     vec![
         WalletEvent::Granted(Granted {
             id: GrantId(3),
@@ -52,7 +63,7 @@ fn samples() -> Vec<WalletEvent> {
         WalletEvent::Debited(Debited {
             id: transaction,
             reason: Reason::Action,
-            app: Some(app.clone()),
+            spender: spender.clone(),
             description,
             postings: postings.clone(),
         }),
@@ -61,6 +72,8 @@ fn samples() -> Vec<WalletEvent> {
             expires_at: Timestamp(1_767_225_610_000),
             reason: "a call".to_owned(),
             call: Some(CallId(6)),
+            spender: spender.clone(),
+            actions: 3,
             postings: postings.clone(),
         }),
         WalletEvent::HoldDrawn(HoldDrawn {
@@ -86,6 +99,32 @@ fn samples() -> Vec<WalletEvent> {
     ]
 }
 
+fn of_limits() -> Vec<WalletEvent> {
+    let (subject, window) = (Subject::User(UserId(7)), Window::Month);
+    vec![
+        WalletEvent::LimitSet(LimitSet { subject: subject.clone(), window, amount: 100 }),
+        WalletEvent::LimitRemoved(LimitRemoved {
+            subject: Subject::App(AppId::new("notes").unwrap()),
+            window: Window::Total,
+        }),
+        WalletEvent::LimitWarned(LimitWarned {
+            subject,
+            window,
+            percent: 80,
+            used: 81,
+            amount: 100,
+            ends: Some(Timestamp(1_769_904_000_000)),
+        }),
+        WalletEvent::ActionsCounted(ActionsCounted { user: UserId(7), actions: 3 }),
+        WalletEvent::UsageTracked(UsageTracked {
+            meter: "pages".to_owned(),
+            quantity: 12,
+            user: UserId(7),
+            app: AppId::new("notes").ok(),
+        }),
+    ]
+}
+
 #[test]
 fn every_event_is_stored_as_it_always_was() {
     golden().check_events(&samples());
@@ -107,7 +146,7 @@ fn the_ledgers_rows_are_stored_as_they_always_were() {
 #[test]
 fn a_state_is_stored_as_it_always_was() {
     let mut wallet = Wallet::default();
-    for event in samples().into_iter().take(6) {
+    for event in of_limits().into_iter().take(1).chain(of_credits().into_iter().take(6)) {
         wallet.apply(&event, Timestamp(1_767_225_600_000));
     }
     golden().check_state(&wallet);

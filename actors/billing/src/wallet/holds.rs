@@ -11,10 +11,12 @@ use supervision::{Class, Command, Handle, Refusal, Timestamp, Turn};
 use types::{AMOUNT_MAX, Amount, AppId, CallId, Credits, HoldId, Page, SharePercent};
 
 use super::account::{Postings, Slices};
+use super::figures::Actions;
+use super::limiting::late_spender;
 use super::{
     Account, AppDraw, Bucket, Done, DrawnItem, EXPIRED_PER_TURN, End, HOLDS_OPEN_MAX, Hold,
-    HoldDrawn, HoldEnded, HoldPlaced, Kind, LateDrawn, Wallet, WalletEvent, account,
-    check_description, reused, take, total,
+    HoldDrawn, HoldEnded, HoldPlaced, Kind, LateDrawn, Spender, Wallet, WalletEvent, account,
+    check_description, limits, reused, take, total,
 };
 
 /// The shortest time to live of a hold, in milliseconds.
@@ -26,7 +28,8 @@ pub const SETTLE_ITEMS_MAX: usize = 1_000;
 /// How many items are drawn from one hold, at most.
 pub const DRAWN_MAX: usize = 4_096;
 
-/// Reserves credits. Answers a repetition alike while the hold is open.
+/// Reserves credits. Answers a repetition alike while the hold is open. Refused with 402 as a
+/// [`super::Debit`], and with 429 `monthly_action_limit`.
 #[derive(Clone, Debug)]
 pub struct PlaceHold {
     /// The hold.
@@ -39,6 +42,10 @@ pub struct PlaceHold {
     pub reason: String,
     /// The call or batch it is for.
     pub call: Option<CallId>,
+    /// Who is to spend them, and on which app.
+    pub spender: Spender,
+    /// The actions that it is for, and how many the spender's role allows.
+    pub actions: Actions,
 }
 
 /// A hold that is open.
@@ -101,6 +108,11 @@ impl Wallet {
         page.of(self.holds.iter().map(view))
     }
 
+    /// How many holds are open.
+    pub fn holds_open(&self) -> usize {
+        self.holds.len()
+    }
+
     pub(super) fn ended(&self, id: HoldId) -> Option<Ended> {
         match *self.spent.get(id.0)? {
             Done::Ended { end, amount, captured, .. } => {
@@ -145,7 +157,7 @@ impl Handle<PlaceHold> for Wallet {
     type Reply = Placed;
 
     fn handle(turn: &mut Turn<'_, Self>, command: PlaceHold) -> Result<Placed, Refusal> {
-        let PlaceHold { id, amount, ttl_ms, reason, call } = command;
+        let PlaceHold { id, amount, ttl_ms, reason, call, spender, actions } = command;
         let (wallet, now, amount) = (turn.state(), turn.now(), amount.credits());
         let placed = |wallet: &Wallet, expires_at| {
             let available = wallet.balance(now).available;
@@ -167,13 +179,17 @@ impl Handle<PlaceHold> for Wallet {
             let message = format!("a wallet has at most {HOLDS_OPEN_MAX} open holds");
             return Err(Refusal::new(Class::TooMany, "too_many_holds", message).retry_after(1_000));
         }
+        wallet.figures.check(spender.user, actions, now)?;
         let mut postings = Postings::default();
-        for (bucket, part) in wallet.cover(amount, now)? {
+        for (bucket, part) in wallet.afford(&spender, amount, now)? {
             postings.post(Account::Available(bucket), -part);
             postings.post(Account::Held(bucket), part);
         }
         let (expires_at, postings) = (now.plus_ms(ttl_ms), postings.balanced());
-        turn.record(WalletEvent::HoldPlaced(HoldPlaced { id, expires_at, reason, call, postings }));
+        let (actions, watched) = (actions.count, limits::watched(wallet, &spender));
+        let event = HoldPlaced { id, expires_at, reason, call, spender, actions, postings };
+        turn.record(WalletEvent::HoldPlaced(event));
+        limits::warn(turn, watched);
         Ok(placed(turn.state(), expires_at))
     }
 }
@@ -286,7 +302,9 @@ fn settle_late(
     once.try_for_each(|item| drawing.draw(item))?;
     let captured = drawing.charged;
     let (draws, postings) = drawing.finish(Account::Available);
+    let watched = late_spender(&wallet.spent, hold).and_then(|it| limits::watched(wallet, it));
     turn.record(WalletEvent::LateDrawn(LateDrawn { hold, draws, postings }));
+    limits::warn(turn, watched);
     Ok(Settlement { hold, captured, remaining: 0, ended: true })
 }
 
@@ -384,7 +402,7 @@ impl Handle<Capture> for Wallet {
     fn handle(turn: &mut Turn<'_, Self>, command: Capture) -> Result<Ended, Refusal> {
         let (wallet, now, id) = (turn.state(), turn.now(), command.hold);
         let wanted = command.amount.map(Amount::credits);
-        if let Some(&Done::Ended { end: End::Captured, amount, captured, last }) =
+        if let Some(&Done::Ended { end: End::Captured, amount, captured, last, .. }) =
             wallet.spent.get(id.0)
             && wanted.map_or(captured == amount, |wanted| wanted == last)
         {

@@ -119,7 +119,7 @@ fn spent(event: &WalletEvent) -> impl Iterator<Item = (Option<&AppId>, i64)> {
         WalletEvent::HoldDrawn(drawn) => (&drawn.draws, None),
         WalletEvent::LateDrawn(late) => (&late.draws, None),
         WalletEvent::Debited(debited) => {
-            (&[], Some((debited.app.as_ref(), earned(&debited.postings))))
+            (&[], Some((debited.spender.app.as_ref(), earned(&debited.postings))))
         }
         other => (&[], Some((None, earned(other.postings())))),
     };
@@ -171,9 +171,7 @@ fn lines(wallet: &Wallet, event: &WalletEvent, at: Timestamp) -> Vec<LedgerLine>
         WalletEvent::HoldDrawn(it) => (it.hold.0, Reason::Action, hold_reason(&it.hold)),
         WalletEvent::LateDrawn(it) => (it.hold.0, Reason::Action, hold_reason(&it.hold)),
         WalletEvent::HoldEnded(it) => (it.hold.0, Reason::Action, hold_reason(&it.hold)),
-        WalletEvent::Unlocked(_) | WalletEvent::Lapsed(_) | WalletEvent::LedgerNumbered(_) => {
-            (0, Reason::Adjustment, None)
-        }
+        _ => (0, Reason::Adjustment, None),
     };
     let line = |amount, reason, app: Option<&AppId>, description| LedgerLine {
         transaction,

@@ -57,11 +57,12 @@ mod tests {
     use types::{Amount, GrantId, TenantId};
 
     use super::*;
-    use crate::wallet::{Grant, Kind, PlaceHold, Reason};
+    use crate::wallet::{Actions, Grant, Kind, PlaceHold, Reason, Spender};
 
     fn place(id: u128, call: Option<CallId>) -> PlaceHold {
         let (amount, reason) = (Amount::new(10).unwrap(), "work".to_owned());
-        PlaceHold { id: HoldId(id), amount, ttl_ms: 60_000, reason, call }
+        let (spender, actions) = (Spender::default(), Actions::default());
+        PlaceHold { id: HoldId(id), amount, ttl_ms: 60_000, reason, call, spender, actions }
     }
 
     #[test]

@@ -3,10 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 use supervision::{Command, Handle, Refusal, Turn};
-use types::{Amount, AppId, TransactionId};
+use types::{Amount, TransactionId};
 
 use super::account::Postings;
-use super::{Account, Debited, Done, Reason, Wallet, WalletEvent, check_description, reused};
+use super::{
+    Account, Debited, Done, Reason, Spender, Wallet, WalletEvent, check_description, limits, reused,
+};
 
 /// What a change of the balance is answered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -26,7 +28,7 @@ impl Receipt {
 }
 
 /// Spends credits at once, promotional ones first. Answers a repetition alike; 402
-/// `insufficient_credits` names balance, price and the limit that was hit.
+/// `insufficient_credits` and `limit_reached` name balance, price and the limit that was hit.
 #[derive(Clone, Debug)]
 pub struct Debit {
     /// The transaction.
@@ -37,8 +39,8 @@ pub struct Debit {
     pub reason: Reason,
     /// For people.
     pub description: Option<String>,
-    /// The app it is spent on. Its developer earns only by [`super::Settle`].
-    pub app: Option<AppId>,
+    /// Who spends, and on which app. Its developer earns only by [`super::Settle`].
+    pub spender: Spender,
 }
 
 impl Command for Debit {
@@ -49,7 +51,7 @@ impl Handle<Debit> for Wallet {
     type Reply = Receipt;
 
     fn handle(turn: &mut Turn<'_, Self>, command: Debit) -> Result<Receipt, Refusal> {
-        let Debit { id, amount: price, reason, description, app } = command;
+        let Debit { id, amount: price, reason, description, spender } = command;
         let (wallet, price) = (turn.state(), price.credits());
         match wallet.spent.get(id.0) {
             Some(Done::Debited { amount, balance }) if *amount == price => {
@@ -60,12 +62,13 @@ impl Handle<Debit> for Wallet {
         }
         check_description("reason", description.as_deref().unwrap_or_default())?;
         let mut postings = Postings::default();
-        for (bucket, amount) in wallet.cover(price, turn.now())? {
+        for (bucket, amount) in wallet.afford(&spender, price, turn.now())? {
             postings.post(Account::Available(bucket), -amount);
         }
         postings.post(Account::Platform, price);
-        let postings = postings.balanced();
-        turn.record(WalletEvent::Debited(Debited { id, reason, app, description, postings }));
+        let (postings, watched) = (postings.balanced(), limits::watched(wallet, &spender));
+        turn.record(WalletEvent::Debited(Debited { id, reason, spender, description, postings }));
+        limits::warn(turn, watched);
         Ok(Receipt::of(id, -price, turn.state().sum()))
     }
 }

@@ -23,11 +23,20 @@ fn grant(id: u128, amount: i64, kind: Kind) -> Grant {
 
 fn debit(id: u128, amount: i64) -> Debit {
     let (id, amount) = (TransactionId(id), credits(amount));
-    Debit { id, amount, reason: Reason::Action, description: None, app: None }
+    let spender = Spender::default();
+    Debit { id, amount, reason: Reason::Action, description: None, spender }
 }
 
 fn hold(id: HoldId, amount: i64, ttl_ms: i64) -> PlaceHold {
-    PlaceHold { id, amount: credits(amount), ttl_ms, reason: "a call".to_owned(), call: None }
+    PlaceHold {
+        id,
+        amount: credits(amount),
+        ttl_ms,
+        reason: "a call".to_owned(),
+        call: None,
+        spender: Spender::default(),
+        actions: Actions::default(),
+    }
 }
 
 fn reverse(id: u128, amount: i64) -> Reverse {
