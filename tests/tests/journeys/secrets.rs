@@ -3,7 +3,7 @@
 
 use hyper::Method;
 use journeys::{Answer, Server, User};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::hosts::{app, call, document, host, server};
 
