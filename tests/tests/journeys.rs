@@ -45,6 +45,18 @@ mod apps;
 #[path = "journeys/hosts.rs"]
 mod hosts;
 
+#[path = "journeys/webhooks.rs"]
+mod webhooks;
+
+#[path = "journeys/hostile.rs"]
+mod hostile;
+
+#[path = "journeys/oauth.rs"]
+mod oauth;
+
+#[path = "journeys/leaving.rs"]
+mod leaving;
+
 #[path = "journeys/repetition.rs"]
 mod repetition;
 

@@ -5,7 +5,9 @@
 //! it, [`answer`] is what the caller gets. [`flights`] knows what is under way, [`turns`] whose run
 //! is next. What leaves the server goes through [`outside`]: to the
 //! apps' own [`hosts`] ([`signing`], [`places`], [`breaker`]) and for a [`completion`], all of it
-//! over the port [`outgoing`]. [`built_in`] is for apps that are part of the server;
+//! over the port [`outgoing`]. Who calls an app from outside comes by a [`webhook`], for the tenant
+//! that one of its [`install_keys`] names; users connect accounts
+//! elsewhere by [`oauth`]. [`built_in`] is for apps that are part of the server;
 //! [`ir`] is the format that all others are written in.
 
 pub mod answer;
@@ -15,8 +17,11 @@ pub mod catalogue;
 pub mod completion;
 pub mod execute;
 pub mod flights;
+pub mod health;
 pub mod hosts;
+pub mod install_keys;
 pub mod ir;
+pub mod oauth;
 pub mod outgoing;
 pub mod outside;
 pub mod places;
@@ -25,10 +30,12 @@ pub mod session;
 pub mod signing;
 pub mod turns;
 pub mod view;
+pub mod webhook;
 
 mod announce;
 mod describe;
 mod hold;
+mod indexing;
 mod tell;
 
 #[cfg(test)]
@@ -49,5 +56,6 @@ pub use tell::tell;
 
 /// Registers this crate's kinds.
 pub fn register(builder: SystemBuilder) -> SystemBuilder {
-    builder.kind::<session::ExtensionSession>()
+    let builder = builder.kind::<session::ExtensionSession>().kind::<install_keys::InstallKeys>();
+    builder.kind::<oauth::OAuthFlow>().kind::<oauth::AppSecrets>()
 }

@@ -11,6 +11,7 @@
 
 mod client;
 mod flood;
+mod hostile;
 mod probe;
 pub(crate) mod progress;
 mod readers;
@@ -44,7 +45,7 @@ const DRAIN_SECONDS_MAX: u64 = 10;
 
 /// What `--scenario` takes.
 fn names() -> impl Iterator<Item = &'static str> {
-    scenario::names().chain([storm::NAME, flood::NAME, readers::NAME])
+    scenario::names().chain([storm::NAME, flood::NAME, readers::NAME, hostile::NAME])
 }
 
 /// The options of `bailiwick load`.
@@ -247,6 +248,7 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
     match name.as_str() {
         storm::NAME => return storm::run(&setup, &target, profile.duration, file).await,
         readers::NAME => return readers::run(&setup, &target, profile.duration, file).await,
+        hostile::NAME => return hostile::run(&setup, &target, &profile, file).await,
         flood::NAME => return flood::run(&setup, &target, &profile, file).await,
         _ => {}
     }

@@ -17,11 +17,13 @@ mod factors;
 pub(crate) mod freezes;
 mod hosts;
 mod import;
+mod install_keys;
 mod invitation_page;
 mod keys;
 mod mail_pages;
 mod me;
 mod members;
+mod oauth;
 mod operator;
 mod operator_actors;
 mod operator_users;
@@ -33,6 +35,7 @@ mod sessions;
 mod signing_keys;
 mod tenants;
 mod users;
+mod webhooks;
 
 pub(crate) use portability::parse_key as parse_export_key;
 
@@ -62,6 +65,9 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(developer::router())
         .merge(hosts::router())
         .merge(calls::router())
+        .merge(install_keys::router())
+        .merge(webhooks::router())
+        .merge(oauth::router())
         .merge(actions::router())
         .merge(events::router())
         .merge(operator::router())

@@ -24,20 +24,25 @@ const NO_IDS: &[&str] = &[
     "at",
     "before",
     "cascade",
+    "code",
     "cursor",
+    "error",
     "include_inactive",
     "is_active",
     "kind",
     "limit",
     "offset",
     "page",
+    "path",
     "per_page",
     "permanent",
+    "provider",
     "resource",
     "role",
     "scope",
     "search",
     "source",
+    "state",
     "status",
 ];
 /// Whoever holds these may use them: they are secrets, not ids.
@@ -78,6 +83,7 @@ struct Things {
     key: String,
     session: String,
     factor: String,
+    install_key: [String; 2],
 }
 
 async fn things(server: &Server, name: &str) -> Things {
@@ -98,10 +104,13 @@ async fn things(server: &Server, name: &str) -> Things {
     let sessions = api.get("/v1/auth/sessions").as_user(&user).send().await.ok(200);
     let factor = api.post("/v1/auth/me/factors/totp", &json!({})).as_user(&user).send().await;
     let factor = factor.ok(201)["factor_id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/extensions/{app}/install-keys");
+    let install_key = api.post(&path, &json!({})).as_user(&user).send().await.ok(201);
+    let install_key = [text(&install_key["id"]), text(&install_key["key"])];
     let id = |value: &Value| value["id"].as_str().unwrap().to_owned();
     let (hold, role, invitation) = (id(&hold.ok(201)), id(&role), id(&invitation));
     let (key, session) = (id(&key), id(&sessions["sessions"][0]));
-    Things { user, hold, trace, app, role, invitation, key, session, factor }
+    Things { user, hold, trace, app, role, invitation, key, session, factor, install_key }
 }
 
 struct Matrix {
@@ -127,6 +136,8 @@ impl Matrix {
         id("", "role_id", |it| &it.role);
         id("", "invitation_id", |it| &it.invitation);
         id("", "key_id", |it| &it.key);
+        id("", "install_key", |it| &it.install_key[1]);
+        id("/v1/extensions/", "key_id", |it| &it.install_key[0]);
         id("/v1/api-keys/", "id", |it| &it.key);
         id("/v1/auth/me/factors/", "id", |it| &it.factor);
         id("/v1/auth/sessions/", "id", |it| &it.session);
@@ -153,6 +164,7 @@ impl Matrix {
     fn request(&self, case: &Case, value: impl Fn(&str) -> String, as_service: bool) -> Call {
         let part = |part: &str| match part.strip_prefix('{').and_then(|it| it.strip_suffix('}')) {
             Some("kind") => "wallet".to_owned(),
+            Some("path" | "provider") => "probe".to_owned(),
             Some(name) => value(name),
             None => part.to_owned(),
         };

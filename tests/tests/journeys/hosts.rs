@@ -11,18 +11,18 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 /// How long a host has in these tests.
-const HOST_TIME: Duration = Duration::from_secs(2);
+pub(super) const HOST_TIME: Duration = Duration::from_secs(2);
 /// What a call costs: the price and the fee.
-const COST: i64 = 5;
+pub(super) const COST: i64 = 5;
 
 /// One request as the host got it.
-struct Got {
+pub(super) struct Got {
     head: String,
     body: Vec<u8>,
 }
 
 impl Got {
-    async fn read(stream: &mut TcpStream) -> Option<Self> {
+    pub(super) async fn read(stream: &mut TcpStream) -> Option<Self> {
         let (mut bytes, mut part) = (Vec::new(), [0; 8_192]);
         loop {
             let count = stream.read(&mut part).await.ok().filter(|count| *count > 0)?;
@@ -39,7 +39,7 @@ impl Got {
         }
     }
 
-    fn value(&self) -> Value {
+    pub(super) fn value(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 
@@ -93,7 +93,7 @@ async fn act(stream: &mut TcpStream, got: &Got) -> Option<()> {
 }
 
 /// Starts a host; tells its URL, and what it gets as `(webhook-id, head, body)`.
-async fn host() -> (String, tokio::sync::mpsc::UnboundedReceiver<Got>) {
+pub(super) async fn host() -> (String, tokio::sync::mpsc::UnboundedReceiver<Got>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/call", listener.local_addr().unwrap());
     let (send, receive) = tokio::sync::mpsc::unbounded_channel();
@@ -114,7 +114,7 @@ async fn host() -> (String, tokio::sync::mpsc::UnboundedReceiver<Got>) {
     (url, receive)
 }
 
-async fn server() -> Server {
+pub(super) async fn server() -> Server {
     Server::start_with(|settings| {
         settings.dev = true;
         settings.host_timeout_s = HOST_TIME.as_secs();
@@ -132,7 +132,7 @@ fn document(app: &str) -> Value {
 }
 
 /// Makes an app of somebody's with a host of its own; tells the key's secret.
-async fn app(server: &Server, user: &User, app: &str, url: &str) -> String {
+pub(super) async fn app(server: &Server, user: &User, app: &str, url: &str) -> String {
     let api = &server.api;
     let body = json!({"nickname": format!("n-{app}")});
     api.post("/v1/developer/register", &body).as_user(user).send().await.ok(200);
@@ -152,7 +152,13 @@ async fn app(server: &Server, user: &User, app: &str, url: &str) -> String {
     text(&set["secret"])
 }
 
-async fn call(server: &Server, user: &User, app: &str, function: &str, params: Value) -> Value {
+pub(super) async fn call(
+    server: &Server,
+    user: &User,
+    app: &str,
+    function: &str,
+    params: Value,
+) -> Value {
     let body = json!({"function": function, "params": params});
     let path = format!("/v1/extensions/{app}/call");
     server.api.post(&path, &body).as_user(user).send().await.ok(200)
