@@ -17,6 +17,7 @@ use types::{Caller, UserId};
 use crate::admission::Admission;
 use crate::authenticate::{MetricsFor, ServiceToken};
 use crate::metrics::Metrics;
+use crate::webhook_limits::WebhookLimits;
 
 /// The server's parts. Cheap to clone.
 #[derive(Clone)]
@@ -44,6 +45,8 @@ pub struct Parts {
     pub metrics_for: MetricsFor,
     /// Rates and places.
     pub admission: Admission,
+    /// How often apps are called from outside.
+    pub webhook_limits: WebhookLimits,
     /// The figures.
     pub metrics: Metrics,
     /// The system's own actors.

@@ -69,6 +69,12 @@ pub struct ServeArgs {
     /// Requests a second that one address may make without a credential
     #[arg(long, env = "BAILIWICK_ANONYMOUS_RATE", default_value_t = 200)]
     pub anonymous_rate: u32,
+    /// Requests a minute that one address may make to the webhooks of one app
+    #[arg(long, env = "BAILIWICK_WEBHOOK_ADDRESS_RATE", default_value_t = 300)]
+    pub webhook_address_rate: u32,
+    /// Requests a minute that the webhooks of one app take for one paying tenant
+    #[arg(long, env = "BAILIWICK_WEBHOOK_APP_RATE", default_value_t = 600)]
+    pub webhook_app_rate: u32,
     /// Verified tokens that are kept, so that a signature is checked once
     #[arg(long, env = "BAILIWICK_TOKEN_CACHE", default_value_t = 65_536)]
     pub token_cache: usize,
@@ -236,6 +242,8 @@ impl ServeArgs {
             metrics_for,
             tenant_rate,
             anonymous_rate,
+            webhook_address_rate,
+            webhook_app_rate,
             token_cache,
             signing_key_days,
             login_address_rate,

@@ -112,10 +112,11 @@ impl Serve for Front {
         }
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if status.is_client_error() {
-            headers.insert(POLICY, self.policy.clone());
+            headers.entry(POLICY).or_insert_with(|| self.policy.clone());
         }
         if status == StatusCode::TOO_MANY_REQUESTS {
-            headers.insert(LIMIT, HeaderValue::from_static("\"default\";r=0"));
+            let none_left = HeaderValue::from_static("\"default\";r=0");
+            headers.entry(LIMIT).or_insert(none_left);
         }
         if status.is_server_error() {
             tracing::warn!(%method, route, %status, %id, "a request was not carried out");

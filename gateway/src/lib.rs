@@ -40,6 +40,7 @@ pub mod strict;
 pub mod tls;
 pub mod turnstile;
 pub mod verify;
+pub mod webhook_limits;
 pub mod wording;
 
 pub use app::App;

@@ -59,6 +59,7 @@ pub fn declare_keys(document: &mut utoipa::openapi::OpenApi) {
         "device_authorize",
         "device_token",
         "device_decide",
+        "start_oauth",
         "refresh",
         "logout",
         "quote",

@@ -44,6 +44,7 @@ use crate::front::Front;
 use crate::mail::{self, MailError};
 use crate::metrics::Metrics;
 use crate::tls::{Tls, TlsError};
+use crate::webhook_limits::WebhookLimits;
 use crate::{archive, routes, server};
 
 /// How often reminders are looked at.
@@ -328,6 +329,7 @@ pub(crate) fn build(
     let builder = control::register(billing::register(activity::register(builder)));
     let apps = extensions::Apps::new();
     let outside = outside(args, master)?;
+    let oauth = Arc::new(extensions::oauth::OAuth::new(&*master.derive("oauth verifiers")?));
     let settings = extensions::Settings {
         platform_price_per_call: args.call_price,
         outside: Some(outside.clone()),
@@ -346,7 +348,7 @@ pub(crate) fn build(
     let market = Market::new(apps);
     let feed = Feed::new(tellers());
     let freezer = Freezer::new(extensions.clone(), identity.frozen().clone());
-    let builder = builder.port(feed.clone()).port(freezer.clone());
+    let builder = builder.port(feed.clone()).port(freezer.clone()).port(oauth);
     let builder = market::register(extensions::register(broker::register(builder)));
     let system = portability::register(builder, &portability).start();
     let epochs = identity.epochs().clone();
@@ -386,6 +388,7 @@ async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, 
         service_token: ServiceToken::new(&service_token),
         metrics_for: args.metrics_for,
         admission,
+        webhook_limits: WebhookLimits::new(args.webhook_address_rate, args.webhook_app_rate),
         metrics: Metrics::default(),
         board: board.clone(),
         recovered,
@@ -505,6 +508,7 @@ fn supervisor(app: &App, board: Board, keep_days: u32) -> Supervisor {
 
 async fn housekeep(app: &App) {
     app.admission.housekeep();
+    app.webhook_limits.housekeep();
     if let Err(refusal) = app.identity.housekeep().await {
         tracing::warn!(%refusal, "identity's housekeeping is put off");
     }

@@ -53,6 +53,17 @@ mod store;
 
 #[path = "journeys/secrets.rs"]
 mod secrets;
+#[path = "journeys/webhooks.rs"]
+mod webhooks;
+
+#[path = "journeys/hostile.rs"]
+mod hostile;
+
+#[path = "journeys/oauth.rs"]
+mod oauth;
+
+#[path = "journeys/leaving.rs"]
+mod leaving;
 
 #[path = "journeys/repetition.rs"]
 mod repetition;

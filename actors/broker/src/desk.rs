@@ -201,14 +201,40 @@ impl Desk {
         value: &str,
         replaces: bool,
     ) -> Result<(Holder, SetSecret), Refusal> {
-        if value.is_empty() || value.len() > secret.bytes_max {
-            let message = format!("1 to {} bytes", secret.bytes_max);
-            return Err(Refusal::invalid("value", message));
-        }
         let holder = subject.holder(secret.scope);
-        let (key, label) = (holder.address().place().key(), holder.label(&secret.name));
+        let of = (secret.name.as_str(), secret.bytes_max);
+        let set = self.sealed_for(system, &holder, of, ("value", value))?;
+        Ok((holder, SetSecret { replaces, ..set }))
+    }
+
+    /// What sets a value of a holder's by its name. `given` is the field that it came in and the
+    /// value: 422 for one that is empty or longer than `bytes_max`.
+    pub fn sealed_for(
+        &self,
+        system: &System,
+        holder: &Holder,
+        (name, bytes_max): (&str, usize),
+        (field, value): (&str, &str),
+    ) -> Result<SetSecret, Refusal> {
+        if value.is_empty() || value.len() > bytes_max {
+            return Err(Refusal::invalid(field, format!("1 to {bytes_max} bytes")));
+        }
+        let (key, label) = (holder.address().place().key(), holder.label(name));
         let sealed = Sealed::seal(system.journal().keys(), key, &label, value.as_bytes())?;
-        Ok((holder, SetSecret { name: secret.name.clone(), sealed, replaces }))
+        Ok(SetSecret { name: name.to_owned(), sealed, replaces: false })
+    }
+
+    /// A value of a holder's by its name; `None` when it has none. 503 `vault_unavailable`.
+    pub async fn held(
+        &self,
+        system: &Arc<System>,
+        holder: &Holder,
+        name: &str,
+        origin: &Origin,
+    ) -> Result<Option<Zeroizing<String>>, Refusal> {
+        let known = stored(system, holder, origin).await?;
+        let found = known.iter().find(|(known, _)| known == name);
+        found.map(|(_, stored)| self.open(system, holder, name, stored)).transpose()
     }
 
     /// Removes a secret. Answers whether it had a value.

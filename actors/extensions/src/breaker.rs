@@ -28,6 +28,16 @@ pub struct Breaker {
     /// When it opened, or when the last trial began.
     since: Option<Instant>,
     is_trying: bool,
+    last: LastSeen,
+}
+
+/// When requests last ended, as observed since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LastSeen {
+    /// Well.
+    pub success: Option<Instant>,
+    /// Badly.
+    pub failure: Option<Instant>,
 }
 
 impl Breaker {
@@ -38,6 +48,11 @@ impl Breaker {
             Some(since) if now.duration_since(since) < OPEN_FOR && !self.is_trying => Circuit::Open,
             Some(_) => Circuit::HalfOpen,
         }
+    }
+
+    /// When requests last ended.
+    pub fn last(&self) -> LastSeen {
+        self.last
     }
 
     /// Lets a request through, or says how long nothing passes.
@@ -54,9 +69,11 @@ impl Breaker {
     /// How a request that was let through went.
     pub fn report(&mut self, succeeded: bool, now: Instant) {
         if succeeded {
-            *self = Self::default();
+            let last = LastSeen { success: Some(now), ..self.last };
+            *self = Self { last, ..Self::default() };
             return;
         }
+        self.last.failure = Some(now);
         self.failures = self.failures.saturating_add(1);
         if self.failures >= FAILURES_MAX {
             (self.since, self.is_trying) = (Some(now), false);
@@ -92,6 +109,15 @@ mod tests {
         assert_eq!(breaker.admit(later), Ok(()));
         breaker.report(true, later);
         assert_eq!((breaker.circuit(later), breaker.admit(later)), (Circuit::Closed, Ok(())));
+    }
+
+    #[test]
+    fn it_remembers_when_requests_last_ended() {
+        let (mut breaker, start) = (Breaker::default(), Instant::now());
+        breaker.report(false, start);
+        breaker.report(true, start + OPEN_FOR);
+        let LastSeen { success, failure } = breaker.last();
+        assert_eq!((success, failure), (Some(start + OPEN_FOR), Some(start)));
     }
 
     #[test]

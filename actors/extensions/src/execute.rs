@@ -225,9 +225,12 @@ impl<R: Rows> Execution<R> {
     }
 
     fn end_call(&mut self, mut answer: CallAnswer, took: Duration) {
-        self.answers_bytes = self.answers_bytes.saturating_add(weight(&answer));
-        if answer.is_success() && self.answers_bytes > ANSWERS_BYTES_MAX {
+        let bytes = self.answers_bytes.saturating_add(weight(&answer));
+        if answer.is_success() && bytes > ANSWERS_BYTES_MAX {
+            // What is not sent takes no room from those after it.
             answer = answers_too_large();
+        } else {
+            self.answers_bytes = bytes;
         }
         if answer.is_success() {
             self.view.keep_item();

@@ -4,8 +4,11 @@ use persistence::codec;
 use serde_json::json;
 use supervision::testkit::Golden;
 use supervision::{Entity, Event, Timestamp};
-use types::{AppId, CallId, HoldId, JsonBytes, SharePercent, TenantId, UserId};
+use types::{AppId, CallId, HoldId, JsonBytes, KeyIdentifier, SharePercent, TenantId, UserId};
 
+use crate::install_keys::*;
+use crate::oauth::*;
+use crate::session::indexes::*;
 use crate::session::*;
 
 fn golden() -> Golden {
@@ -100,7 +103,54 @@ fn samples() -> Vec<SessionEvent> {
                 completion_tokens: 34,
             }],
         }),
+        SessionEvent::Indexed(Indexed { scope: scope(), change: grown() }),
     ]
+}
+
+fn index() -> Index {
+    Index {
+        number: 3,
+        kind: "book".to_owned(),
+        field: "title".to_owned(),
+        salt: 12,
+        stage: Stage::Building(Some(4)),
+    }
+}
+
+fn grown() -> IndexChange {
+    let made = vec![IndexEntry { number: 3, digest: 5, id: 6 }];
+    IndexChange::Grown { number: 3, made, stage: Stage::Ready }
+}
+
+/// The other changes of indexes, which are stored in the same event.
+fn changes() -> Vec<(&'static str, IndexChange)> {
+    let entry = |id| vec![IndexEntry { number: 3, digest: 5, id }];
+    vec![
+        ("planned", IndexChange::Planned { begun: vec![index()], dropped: vec![1, 2] }),
+        ("written", IndexChange::Written { gone: entry(6), made: entry(7) }),
+        ("swept", IndexChange::Swept { number: 3, gone: entry(6), is_last: true }),
+    ]
+}
+
+fn install_key() -> InstallKey {
+    let mut key: InstallKey = serde_json::from_value(json!({"id": KeyIdentifier(11), "app":
+        "shelf", "name": "payments", "shown": "bw_hook_abcd", "hash": vec![3; 32],
+        "made_by": UserId(8), "created_at": 0}))
+    .unwrap();
+    key.created_at = Timestamp(1_767_225_600_000);
+    key
+}
+
+fn bound() -> Bound {
+    Bound {
+        id: 5,
+        tenant: TenantId(7),
+        user: UserId(8),
+        app: AppId::new("shelf").unwrap(),
+        provider: "hub".to_owned(),
+        hash: StateHash([1; 32]),
+        browser: Some([2; 32]),
+    }
 }
 
 fn sample(name: &str) -> SessionEvent {
@@ -110,6 +160,21 @@ fn sample(name: &str) -> SessionEvent {
 #[test]
 fn every_event_is_stored_as_it_always_was() {
     golden().check_events(&samples());
+    for (name, change) in changes() {
+        let bytes = codec::encode(&change).unwrap();
+        golden().check(&format!("events/index_change_{name}"), &bytes);
+    }
+    golden().check_events(&[
+        InstallKeyEvent::Made(InstallKeyMade { key: install_key() }),
+        InstallKeyEvent::Revoked(InstallKeyRevoked { id: KeyIdentifier(11) }),
+    ]);
+    let until = Timestamp(1_767_225_600_000);
+    golden().check_events(&[
+        OAuthFlowEvent::Began(OAuthBegan { bound: bound(), until }),
+        OAuthFlowEvent::Taken(OAuthTaken {}),
+        OAuthFlowEvent::Expired(OAuthExpired {}),
+        OAuthFlowEvent::Ended(OAuthEnded { outcome: "connected".to_owned() }),
+    ]);
 }
 
 #[test]
@@ -119,7 +184,18 @@ fn rows_and_states_are_stored_as_they_always_were() {
     for name in ["started", "ran", "completed", "started"] {
         session.apply(&sample(name), Timestamp(1_767_225_600_000));
     }
+    let change = IndexChange::Planned { begun: vec![index()], dropped: Vec::new() };
+    let planned = SessionEvent::Indexed(Indexed { scope: scope(), change });
+    session.apply(&planned, Timestamp(1_767_225_600_000));
     golden().check_state(&session);
+    let mut keys = InstallKeys::default();
+    let made = InstallKeyEvent::Made(InstallKeyMade { key: install_key() });
+    keys.apply(&made, Timestamp(1_767_225_600_000));
+    golden().check_state(&keys);
+    let mut flow = OAuthFlow::default();
+    let until = Timestamp(1_767_225_600_000);
+    flow.apply(&OAuthFlowEvent::Began(OAuthBegan { bound: bound(), until }), until);
+    golden().check_state(&flow);
 }
 
 #[test]

@@ -20,12 +20,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
+use types::AppId;
 
 use crate::catalogue::CompiledApp;
 use crate::host_secrets::HostSecrets;
 use crate::ir::{self, Reason};
 use crate::outgoing::{Answered, Outgoing, Post, PostError};
-use crate::places::Bulkheads;
+use crate::places::{Bulkhead, Bulkheads};
 use crate::signing::HostKeys;
 
 /// How long a host has for its answer, from the look-up of its name to the last byte.
@@ -127,6 +128,16 @@ impl Hosts {
     /// Whether a URL may be a host's.
     pub fn check(&self, url: &str) -> Result<(), String> {
         self.outgoing.check(url)
+    }
+
+    /// An app's place here, if its host was called of late.
+    pub(crate) fn known(&self, app: &AppId) -> Option<Arc<Bulkhead>> {
+        self.bulkheads.known(app)
+    }
+
+    /// The way out.
+    pub(crate) fn outgoing(&self) -> &Arc<dyn Outgoing> {
+        &self.outgoing
     }
 
     /// How calls have gone.

@@ -5,8 +5,10 @@
 //! it, [`answer`] is what the caller gets. [`flights`] knows what is under way, [`turns`] whose run
 //! is next. What leaves the server goes through [`outside`]: to the apps' own [`hosts`]
 //! ([`signing`], [`places`], [`breaker`], [`host_secrets`]) and for a [`completion`], all of it
-//! over the port [`outgoing`]. [`built_in`] is for apps that are part of the server; [`ir`] is the
-//! format that all others are written in.
+//! over the port [`outgoing`]. Who calls an app from outside comes by a [`webhook`], for the tenant
+//! that one of its [`install_keys`] names; users connect accounts elsewhere by [`oauth`].
+//! [`store`] is the documents as an app's runtime reaches them. [`built_in`] is for apps that are
+//! part of the server; [`ir`] is the format that all others are written in.
 
 pub mod answer;
 pub mod breaker;
@@ -15,9 +17,12 @@ pub mod catalogue;
 pub mod completion;
 pub mod execute;
 pub mod flights;
+pub mod health;
 pub mod host_secrets;
 pub mod hosts;
+pub mod install_keys;
 pub mod ir;
+pub mod oauth;
 pub mod outgoing;
 pub mod outside;
 pub mod places;
@@ -27,11 +32,13 @@ pub mod signing;
 pub mod store;
 pub mod turns;
 pub mod view;
+pub mod webhook;
 
 mod allowance;
 mod announce;
 mod describe;
 mod hold;
+mod indexing;
 mod tell;
 
 #[cfg(test)]
@@ -52,5 +59,6 @@ pub use tell::tell;
 
 /// Registers this crate's kinds.
 pub fn register(builder: SystemBuilder) -> SystemBuilder {
-    builder.kind::<session::ExtensionSession>()
+    let builder = builder.kind::<session::ExtensionSession>().kind::<install_keys::InstallKeys>();
+    builder.kind::<oauth::OAuthFlow>()
 }

@@ -90,6 +90,11 @@ impl Bulkheads {
         Some(bulkhead)
     }
 
+    /// An app's, if it has called its host of late.
+    pub fn known(&self, app: &AppId) -> Option<Arc<Bulkhead>> {
+        self.apps.lock().get(app).cloned()
+    }
+
     /// Apps whose circuit is open or half open.
     pub fn broken(&self, now: Instant) -> usize {
         let broken = |it: &&Arc<Bulkhead>| it.breaker.lock().circuit(now) != Circuit::Closed;

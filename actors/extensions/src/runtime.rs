@@ -35,6 +35,7 @@ use crate::catalogue::{Apps, CompiledApp};
 use crate::execute::{Executed, Job, Progress, ran_item};
 use crate::flights::{Flight, Flights, Flying};
 use crate::hold::{HOLD_OUTSIDE_TTL_MS, HOLD_TTL_MS, Hold};
+use crate::indexing::Indexer;
 use crate::ir::{self, ActionType};
 use crate::outside::{Acts, Nesting, Outside};
 use crate::session::{
@@ -135,6 +136,7 @@ pub struct Extensions {
     built_in: Vec<Arc<dyn BuiltIn>>,
     turns: Arc<Turns>,
     flights: Arc<Flights>,
+    indexer: Arc<Indexer>,
     lanes: Vec<RwLock<()>>,
 }
 
@@ -142,10 +144,11 @@ impl Extensions {
     /// A runtime for the apps of a catalogue and for those that are built in.
     pub fn new(settings: Settings, apps: Arc<Apps>, built_in: Vec<Arc<dyn BuiltIn>>) -> Arc<Self> {
         let (turns, flights) = (Turns::new(settings.runs_at_once), Arc::default());
+        let indexer = Indexer::new();
         let lanes = std::iter::repeat_with(RwLock::default).take(LANES).collect();
         Arc::new_cyclic(|me| {
             let me = me.clone();
-            Self { me, settings, apps, built_in, turns, flights, lanes }
+            Self { me, settings, apps, built_in, turns, flights, indexer, lanes }
         })
     }
 
@@ -248,7 +251,7 @@ impl Extensions {
         Ok(Quote { limit, ..quote })
     }
 
-    async fn run(
+    pub(crate) async fn run(
         &self,
         system: &Arc<System>,
         request: Request,
@@ -340,13 +343,14 @@ impl Extensions {
             let parts = (&mut *hold, &mut *acts);
             let executed = self.execute(system, request, plan, parts, &mut lane).await?;
             let Executed { items, mut answers, reads, writes } = executed;
+            let ticket = ticket.take().filter(|_| plan.shape.records(&answers));
             let body = ticket.as_ref().map(|_| plan.shape.render(&answers));
             let ran = plan.ran(&items, writes, hold.id);
             let events = announce::events(&plan.app.id, &plan.ir, &plan.calls, &answers);
             let (usage, is_started) = (acts.usage.clone(), acts.is_started);
             let command = ApplyRun { ran, reads, usage, is_started, events };
             plan.flight.land()?;
-            let recorded = ticket.take().zip(body);
+            let recorded = ticket.zip(body);
             let outcome =
                 apply(system, &plan.address, command, &request.origin, recorded, hold).await;
             plan.flight.landed(outcome.is_ok());
@@ -354,6 +358,7 @@ impl Extensions {
                 Ok(()) => {
                     let panels = announce::panels(&plan.ir, &plan.calls, &answers);
                     announce::refresh(system, &plan.scope, panels);
+                    self.indexer.tend(system, &plan.scope, (&plan.ir, &plan.app.version));
                     trace(&mut answers, plan.flight.id(), items);
                     return Ok(answers);
                 }
@@ -503,16 +508,22 @@ impl Extensions {
 
 /// Whether one answer is sent, or a list of them.
 #[derive(Clone, Copy)]
-enum Shape {
+pub(crate) enum Shape {
     Single,
     List,
+    /// One of [`crate::webhook`]: a failure is not recorded, so that it is tried again.
+    Delivery,
 }
 
 impl Shape {
+    fn records(self, answers: &[CallAnswer]) -> bool {
+        !matches!(self, Self::Delivery) || answers.iter().all(CallAnswer::is_success)
+    }
+
     /// The HTTP body.
     fn render(self, answers: &[CallAnswer]) -> Vec<u8> {
         let body = match (self, answers) {
-            (Self::Single, [answer]) => serde_json::to_vec(answer),
+            (Self::Single | Self::Delivery, [answer]) => serde_json::to_vec(answer),
             _ => serde_json::to_vec(answers),
         };
         // An answer holds nothing that JSON cannot say.
@@ -627,7 +638,7 @@ async fn carry_out(
         };
         let answer = match (outcome, shape) {
             (Ok(answer), _) => answer,
-            (Err(refusal), Shape::Single) => return Err(refusal),
+            (Err(refusal), Shape::Single | Shape::Delivery) => return Err(refusal),
             (Err(refusal), Shape::List) => CallAnswer::error(&refusal.code, refusal.message),
         };
         let action = action.map_or(Action::Read, Into::into);

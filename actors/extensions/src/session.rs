@@ -35,6 +35,7 @@ use types::{
 
 use crate::ir::ActionType;
 
+pub mod indexes;
 mod started;
 pub use started::{
     Completed, LoseRun, Lost, STARTED_MAX, STARTED_MS_MAX, StartRun, Started, StartedCall, Usage,
@@ -182,6 +183,7 @@ struct Unsettled {
 pub struct ExtensionSession {
     /// Runs that act outside the server.
     started: BTreeMap<CallId, Started>,
+    indexes: indexes::Indexes,
     unsettled: BTreeMap<CallId, Unsettled>,
     /// Of the oldest one of them.
     retry: Retry,
@@ -266,6 +268,8 @@ supervision::events! {
         Lost(Lost) = "lost", 1;
         /// What its completions have used.
         Completed(Completed) = "completed", 1;
+        /// Its documents' indexes are others.
+        Indexed(indexes::Indexed) = "indexed", 1;
     }
 }
 
@@ -278,7 +282,7 @@ pub struct SettleRun {
 
 impl Entity for ExtensionSession {
     const KIND: &'static str = "extension_session";
-    const SNAPSHOT_VERSION: u16 = 3;
+    const SNAPSHOT_VERSION: u16 = 4;
     type Event = SessionEvent;
     type Effect = SettleRun;
 
@@ -301,6 +305,7 @@ impl Entity for ExtensionSession {
                 }
             }
             SessionEvent::Emitted(_) => {}
+            SessionEvent::Indexed(indexed) => self.indexes.apply(indexed),
             SessionEvent::Settled(settled) => {
                 // Ids sort by age: as long as the oldest is another each time, nothing is stuck.
                 if self.unsettled.first_key_value().is_some_and(|(id, _)| *id == settled.id) {
@@ -335,7 +340,7 @@ impl Entity for ExtensionSession {
     }
 
     fn rows(&self, event: &SessionEvent, _: Timestamp, rows: &mut Vec<RowDraft>) {
-        let SessionEvent::Ran(ran) = event else { return };
+        let SessionEvent::Ran(ran) = event else { return self.indexes.rows(event, rows) };
         rows.extend(ran.writes.iter().map(|write| {
             let key = ran.scope.document_key(&write.kind, write.id);
             // What cannot be encoded has no row; the codec writes every text.
@@ -405,9 +410,7 @@ impl ExtensionSession {
             self.remembered.remove(&oldest);
         }
     }
-}
 
-impl ExtensionSession {
     /// A run is to be settled from now on.
     fn owe(&mut self, id: CallId, run: Unsettled, at: Timestamp) {
         if self.unsettled.is_empty() {
@@ -525,7 +528,9 @@ impl Handle<ApplyRun> for ExtensionSession {
             return Err(refusal.retry_after(50));
         }
         let (id, scope) = (ran.id, ran.scope.clone());
+        let indexed = session.indexes.written(&scope, &ran.writes, turn.found());
         turn.record(SessionEvent::Ran(ran));
+        indexes::record(turn, indexed);
         if !usage.is_empty() {
             turn.record(SessionEvent::Completed(Completed { id, usage }));
         }

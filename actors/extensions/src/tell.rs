@@ -20,7 +20,8 @@ pub fn tell(source: &mut Source<'_>) -> Vec<Telling> {
             SessionEvent::Settled(_)
             | SessionEvent::Retried(_)
             | SessionEvent::Started(_)
-            | SessionEvent::Completed(_),
+            | SessionEvent::Completed(_)
+            | SessionEvent::Indexed(_),
         )
         | Err(_) => Vec::new(),
     }

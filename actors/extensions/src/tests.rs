@@ -21,6 +21,8 @@ use crate::runtime::{Call, Extensions, Request, Settings};
 use crate::session::{BATCH_ITEMS_MAX, ExtensionSession, Scope, StoredDocument};
 use crate::view::{Rows, SystemRows};
 
+mod indexes;
+mod limits;
 mod outside;
 
 const ADA: UserId = UserId(7);

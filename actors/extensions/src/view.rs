@@ -6,7 +6,8 @@
 //!
 //! Deliberate limits
 //! - A `where` looks at [`EXAMINED_MAX`] documents at most; then the step fails and names the
-//!   fields by which to narrow it. Declared indexes are not used yet.
+//!   fields by which to narrow it. A test for equality whose field has an index that is ready
+//!   ([`crate::session::indexes`]) looks at the documents that the index leads to alone.
 //! - A batch writes [`WRITES_MAX`] documents and [`WRITES_BYTES_MAX`] bytes at most, because it is
 //!   recorded as one event.
 
@@ -19,6 +20,7 @@ use supervision::{System, Timestamp};
 use types::{CallId, JsonBytes, TenantId, base32, owner_of_tenant, rfc3339};
 
 use crate::ir::{DOCUMENT_BYTES_MAX, Document, Documents, Query, Reason};
+use crate::session::indexes::{INDEX_FAMILY, INDEX_SET_FAMILY, Indexes};
 use crate::session::{DOCUMENT_FAMILY, DocumentWrite, ReadRow, Scope, StoredDocument};
 
 /// Documents that one query looks at.
@@ -40,6 +42,10 @@ pub trait Rows {
     fn rows(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<(Vec<u8>, Vec<u8>)>;
     /// A new document's id.
     fn new_id(&self) -> u128;
+    /// The row that tells which indexes there are.
+    fn index_set(&self, key: &[u8]) -> Option<Vec<u8>>;
+    /// Up to `limit` keys of index rows that begin so and come after `after`, by key.
+    fn index_keys(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<Vec<u8>>;
 }
 
 impl<R: Rows> Rows for &R {
@@ -53,6 +59,14 @@ impl<R: Rows> Rows for &R {
 
     fn new_id(&self) -> u128 {
         (**self).new_id()
+    }
+
+    fn index_set(&self, key: &[u8]) -> Option<Vec<u8>> {
+        (**self).index_set(key)
+    }
+
+    fn index_keys(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<Vec<u8>> {
+        (**self).index_keys(prefix, after, limit)
     }
 }
 
@@ -80,18 +94,39 @@ impl Rows for SystemRows {
     }
 
     fn rows(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.range(DOCUMENT_FAMILY, prefix, after, limit)
+    }
+
+    fn new_id(&self) -> u128 {
+        self.system.new_id()
+    }
+
+    fn index_set(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.system.row(self.shard, INDEX_SET_FAMILY, key)
+    }
+
+    fn index_keys(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<Vec<u8>> {
+        let rows = self.range(INDEX_FAMILY, prefix, after, limit);
+        rows.into_iter().map(|(key, _)| key).collect()
+    }
+}
+
+impl SystemRows {
+    fn range(
+        &self,
+        family: &'static str,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Vec<(Vec<u8>, Vec<u8>)> {
         self.system.rows(&RowRange {
             shard: self.shard,
-            family: DOCUMENT_FAMILY,
+            family,
             prefix: prefix.to_vec(),
             after: after.map(<[u8]>::to_vec),
             newest_first: false,
             limit,
         })
-    }
-
-    fn new_id(&self) -> u128 {
-        self.system.new_id()
     }
 }
 
@@ -117,12 +152,18 @@ pub struct View<R> {
     now: Timestamp,
     batch: Changes,
     item: Changes,
+    /// Which indexes there are, once somebody wants to know.
+    indexes: Option<Indexes>,
 }
+
+/// Rows of documents, in the order of their keys, and after which key the next ones come.
+type Page = (Vec<(Vec<u8>, Vec<u8>)>, Option<Vec<u8>>);
 
 impl<R: Rows> View<R> {
     /// A view at `now`, without changes.
     pub fn new(rows: R, scope: Scope, now: Timestamp) -> Self {
-        Self { rows, scope, now, batch: Changes::default(), item: Changes::default() }
+        let (batch, item) = (Changes::default(), Changes::default());
+        Self { rows, scope, now, batch, item, indexes: None }
     }
 
     /// Keeps what the present item has read and written.
@@ -197,10 +238,49 @@ impl<R: Rows> View<R> {
         Ok(())
     }
 
-    /// Goes through a kind's documents in the order of their making, until `visit` has enough.
+    /// All documents of a kind.
+    fn page_of_kind(&self, kind: &str, after: Option<&[u8]>) -> Page {
+        let rows = self.rows.rows(&self.scope.kind_prefix(kind), after, ROWS_STEP);
+        let after = rows.last().filter(|_| rows.len() == ROWS_STEP).map(|(key, _)| key.clone());
+        (rows, after)
+    }
+
+    /// The documents that an index leads to.
+    fn page_of_index(
+        &self,
+        kind: &str,
+        (prefix, step): (&[u8], usize),
+        after: Option<&[u8]>,
+    ) -> Page {
+        let keys = self.rows.index_keys(prefix, after, step);
+        let document = |key: &Vec<u8>| {
+            let key = self.scope.document_key(kind, id_of(key));
+            self.rows.row(&key).map(|row| (key, row))
+        };
+        let rows = keys.iter().filter_map(document).collect();
+        (rows, keys.last().filter(|_| keys.len() == step).cloned())
+    }
+
+    /// What the keys of an index's rows begin with that has all documents that a query is for.
+    fn index_for(&mut self, query: &Query<'_>) -> Option<Vec<u8>> {
+        let mut tests = query.filter?.equalities().peekable();
+        tests.peek()?;
+        let (rows, key) = (&self.rows, self.scope.index_set_key());
+        let indexes = self.indexes.get_or_insert_with(|| {
+            rows.index_set(&key).map(|row| Indexes::decode(&row)).unwrap_or_default()
+        });
+        tests.find_map(|(field, value)| {
+            let index = indexes.ready(query.kind, field)?;
+            Some(self.scope.value_prefix(index.number, index.digest(value)?))
+        })
+    }
+
+    /// Goes through a kind's documents in the order of their making, until `visit` has enough:
+    /// those that are durable page by page, and the batch's own.
     fn walk(
         &self,
         kind: &str,
+        page: impl Fn(&Self, Option<&[u8]>) -> Page,
         mut visit: impl FnMut(&[u8], StoredDocument, bool) -> Result<bool, Reason>,
     ) -> Result<(), Reason> {
         let prefix = self.scope.kind_prefix(kind);
@@ -213,9 +293,8 @@ impl<R: Rows> View<R> {
         let mut written = written.into_iter().peekable();
         let mut after: Option<Vec<u8>> = None;
         loop {
-            let rows = self.rows.rows(&prefix, after.as_deref(), ROWS_STEP);
-            let is_last = rows.len() < ROWS_STEP;
-            after = rows.last().map(|(key, _)| key.clone());
+            let rows;
+            (rows, after) = page(self, after.as_deref());
             for (key, row) in rows {
                 while let Some((made, it)) = written.next_if(|(made, _)| *made < key.as_slice()) {
                     if let Some(document) = &it.document
@@ -235,7 +314,7 @@ impl<R: Rows> View<R> {
                     return Ok(());
                 }
             }
-            if is_last {
+            if after.is_none() {
                 break;
             }
         }
@@ -282,10 +361,17 @@ impl<R: Rows> Documents for View<R> {
             return self.list_by_ids(query, ids);
         }
         let (mut documents, mut reads, mut examined) = (Vec::new(), Vec::new(), 0);
-        self.walk(query.kind, |key, stored, is_durable| {
+        let index = self.index_for(query);
+        // Whoever wants few is not made to wait for many.
+        let step = query.limit.clamp(1, ROWS_STEP);
+        let page = |view: &Self, after: Option<&[u8]>| match &index {
+            Some(prefix) => view.page_of_index(query.kind, (prefix, step), after),
+            None => view.page_of_kind(query.kind, after),
+        };
+        self.walk(query.kind, page, |key, stored, is_durable| {
             examined += 1;
             if query.filter.is_some() && examined > EXAMINED_MAX {
-                return Err(too_many(query));
+                return Err(too_many(query, self.indexes.as_ref()));
             }
             let document = shown(id_of(key), &stored)?;
             if query.filter.is_none_or(|filter| filter.matches(&document.data)) {
@@ -339,12 +425,15 @@ impl<R: Rows> Documents for View<R> {
     }
 }
 
-fn too_many(query: &Query<'_>) -> Reason {
+fn too_many(query: &Query<'_>, indexes: Option<&Indexes>) -> Reason {
     let fields = query.filter.into_iter().flat_map(|filter| filter.equalities());
     let fields: BTreeSet<&str> = fields.map(|(field, _)| field).collect();
+    let is_building = |field: &&str| indexes.is_some_and(|it| it.is_building(query.kind, field));
+    let is_building = fields.iter().any(is_building);
     let fields = fields.into_iter().collect::<Vec<_>>().join(", ");
     let advice = match fields.as_str() {
         "" => "narrow the where by a field that equals a value".to_owned(),
+        _ if is_building => "an index for it is being built; come back later".to_owned(),
         fields => format!("index {fields} in app.data.kinds.{}.indexes", query.kind),
     };
     let message = format!("the where looks at more than {EXAMINED_MAX} documents; {advice}");
@@ -370,7 +459,7 @@ pub(crate) fn read_id(text: &str) -> Option<u128> {
 }
 
 /// The id at the end of a row's key.
-fn id_of(key: &[u8]) -> u128 {
+pub(crate) fn id_of(key: &[u8]) -> u128 {
     key.last_chunk().map_or(0, |id| u128::from_be_bytes(*id))
 }
 
@@ -427,6 +516,14 @@ mod tests {
         fn new_id(&self) -> u128 {
             self.ids.set(self.ids.get() + 1);
             1_000_000 + self.ids.get()
+        }
+
+        fn index_set(&self, _: &[u8]) -> Option<Vec<u8>> {
+            None
+        }
+
+        fn index_keys(&self, _: &[u8], _: Option<&[u8]>, _: usize) -> Vec<Vec<u8>> {
+            Vec::new()
         }
     }
 

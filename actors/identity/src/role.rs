@@ -56,6 +56,7 @@ pub const SCOPES: &[KnownScope] = &[
     scope("extensions:read", "Call functions of every app that only read"),
     scope("extensions:write", "Call functions of every app that write"),
     scope("extensions:destructive", "Call functions of every app that remove"),
+    scope("extensions:install", "Make and revoke install keys of apps"),
     scope("keys:read", "See the API keys"),
     scope("keys:write", "Make and delete API keys"),
     scope("members:read", "See the members of the tenant and its invitations"),

@@ -11,6 +11,7 @@
 //! | `user` | no | members' addresses and names go along; a password hash stays |
 //! | `session`, `api_keys`, `second_factors` | no | secrets, and what is proven with them |
 //! | `mail_link`, `invitation`, `app_secrets` | no | the same |
+//! | `install_keys`, `oauth_flow` | no | the same |
 //! | `claim`, `mail`, `sign_up`, `new_tenant` | no | the installation's |
 //! | `numbers`, `signing_keys`, `operator_act` | no | the installation's |
 //! | `tenant_import`, `sandbox`, `sandboxes` | no | about the installation |

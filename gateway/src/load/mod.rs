@@ -11,6 +11,7 @@
 
 mod client;
 mod flood;
+mod hostile;
 mod probe;
 pub(crate) mod progress;
 mod race;
@@ -45,7 +46,8 @@ const DRAIN_SECONDS_MAX: u64 = 10;
 
 /// What `--scenario` takes.
 fn names() -> impl Iterator<Item = &'static str> {
-    scenario::names().chain([storm::NAME, flood::NAME, readers::NAME, race::NAME])
+    let own = [storm::NAME, flood::NAME, readers::NAME, race::NAME, hostile::NAME];
+    scenario::names().chain(own)
 }
 
 /// The options of `bailiwick load`.
@@ -255,6 +257,7 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
         storm::NAME => return storm::run(&setup, &target, profile.duration, file).await,
         readers::NAME => return readers::run(&setup, &target, profile.duration, file).await,
         race::NAME => return race::run(&setup, &target, &profile, file).await,
+        hostile::NAME => return hostile::run(&setup, &target, &profile, file).await,
         flood::NAME => return flood::run(&setup, &target, &profile, file).await,
         _ => {}
     }

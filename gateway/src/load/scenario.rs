@@ -265,33 +265,48 @@ pub(crate) struct Shelf {
     pub(crate) owner: Member,
 }
 
+/// An app of its own, and its owner.
+pub(crate) struct Hosted {
+    pub(crate) app_id: String,
+    pub(crate) owner: Member,
+}
+
+/// Deploys an app of a new developer.
+pub(crate) async fn deploy(
+    setup: &Setup,
+    document: fn(&str) -> Value,
+) -> Result<Hosted, LoadError> {
+    let owner = setup.register_member().await?;
+    setup.grant_if_possible(&owner.tenant_id, CREDITS).await?;
+    let app_id = setup.unique("load-shelf");
+    let tier = json!({ "tier": "explorer", "nickname": setup.unique("load") });
+    // A developer who is registered already is as good as a new one.
+    match setup.post(&owner, "/v1/developer/register", &tier).await {
+        Err(LoadError::Refused { status: 400, .. }) => {}
+        other => drop(other?),
+    }
+    let app = json!({
+        "app_id": app_id,
+        "display_name": "Reading shelf",
+        "git_url": "https://example.com/app.git",
+    });
+    setup.post(&owner, "/v1/developer/apps", &app).await?;
+    let deploy = json!({
+        "user_id": owner.user_id,
+        "tenant_id": owner.tenant_id,
+        "function": "deploy_ir",
+        "params": { "app_id": app_id, "ir_dict": document(&app_id) },
+    });
+    let path = "/v1/extensions/developer/call";
+    let outcome = setup.post(&owner, path, &deploy).await?;
+    succeeded(path, &outcome)?;
+    Ok(Hosted { app_id, owner })
+}
+
 impl Shelf {
     /// Deploys one, for an owner of its own with a filled wallet.
     pub(crate) async fn deploy(setup: &Setup) -> Result<Self, LoadError> {
-        let owner = setup.register_member().await?;
-        setup.grant_if_possible(&owner.tenant_id, CREDITS).await?;
-        let app_id = setup.unique("load-shelf");
-        let tier = json!({ "tier": "explorer", "nickname": setup.unique("load") });
-        // A developer who is registered already is as good as a new one.
-        match setup.post(&owner, "/v1/developer/register", &tier).await {
-            Err(LoadError::Refused { status: 400, .. }) => {}
-            other => drop(other?),
-        }
-        let app = json!({
-            "app_id": app_id,
-            "display_name": "Reading shelf",
-            "git_url": "https://example.com/app.git",
-        });
-        setup.post(&owner, "/v1/developer/apps", &app).await?;
-        let deploy = json!({
-            "user_id": owner.user_id,
-            "tenant_id": owner.tenant_id,
-            "function": "deploy_ir",
-            "params": { "app_id": app_id, "ir_dict": shelf_document(&app_id) },
-        });
-        let path = "/v1/extensions/developer/call";
-        let outcome = setup.post(&owner, path, &deploy).await?;
-        succeeded(path, &outcome)?;
+        let Hosted { app_id, owner } = deploy(setup, shelf_document).await?;
         Ok(Self { app_id, owner })
     }
 

@@ -372,6 +372,40 @@ async fn a_flood_tells_what_it_does_to_a_neighbour_and_what_it_was_answered() {
 }
 
 #[tokio::test]
+async fn hostile_hosts_are_set_and_what_their_calls_are_answered_is_counted() {
+    let hosts = Arc::new(AtomicU64::new(0));
+    let set = Arc::clone(&hosts);
+    let url = serve(move |number, request| {
+        let path = request.uri().path();
+        match path {
+            path if path.ends_with("/host") => {
+                set.fetch_add(1, Ordering::Relaxed);
+                Reply::Answer(200, json!({}))
+            }
+            path if path.ends_with("/call") && !path.contains("/developer/") => {
+                let error = "the app's host: no whole answer came in time";
+                Reply::Answer(200, json!({ "status": "error", "error": error }))
+            }
+            _ => platform(number, request),
+        }
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hostile.json");
+    let name = super::hostile::NAME;
+    let more = ["--scenario", name, "--connections", "4", "--duration", "1", "--json"];
+    let more = [&more[..], &[file.to_str().unwrap()]].concat();
+    super::run(args(&url, &more)).await.unwrap();
+    assert_eq!(hosts.load(Ordering::Relaxed), 5, "one that is well and four that are not");
+    let found: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert!(found["hostile_answers"]["out of time"].as_u64() > Some(0), "{found}");
+    assert_eq!(found["well_calls_taken"], 0, "this server calls no host");
+    for part in ["quiet", "hostile"] {
+        assert!(found["p99"]["call"][part]["requests"].as_u64() > Some(10), "{found}");
+    }
+}
+
+#[tokio::test]
 async fn a_scenario_without_one_success_is_a_failure() {
     let url = serve(|_, _| Reply::Answer(401, Value::Null)).await;
     let more = ["--rate", "20", "--duration", "1", "--scenario", "me", "--token", "old"];

@@ -17,12 +17,14 @@ mod factors;
 pub(crate) mod freezes;
 mod hosts;
 mod import;
+mod install_keys;
 mod invitation_page;
 mod keys;
 mod limits;
 mod mail_pages;
 mod me;
 mod members;
+mod oauth;
 mod operator;
 mod operator_actors;
 mod operator_users;
@@ -37,6 +39,7 @@ mod store;
 mod tenants;
 mod usage;
 mod users;
+mod webhooks;
 
 pub(crate) use portability::parse_key as parse_export_key;
 
@@ -70,6 +73,9 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(calls::router())
         .merge(secrets::router())
         .merge(store::router())
+        .merge(install_keys::router())
+        .merge(webhooks::router())
+        .merge(oauth::router())
         .merge(actions::router())
         .merge(events::router())
         .merge(operator::router())

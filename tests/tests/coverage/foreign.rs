@@ -24,21 +24,26 @@ const NO_IDS: &[&str] = &[
     "at",
     "before",
     "cascade",
+    "code",
     "collection",
     "cursor",
+    "error",
     "include_inactive",
     "is_active",
     "kind",
     "limit",
     "offset",
     "page",
+    "path",
     "per_page",
     "permanent",
+    "provider",
     "resource",
     "role",
     "scope",
     "search",
     "source",
+    "state",
     "status",
     "window",
 ];
@@ -83,6 +88,7 @@ struct Things {
     document: String,
     /// What a spending limit is on: the user.
     subject: String,
+    install_key: [String; 2],
 }
 
 async fn things(server: &Server, name: &str) -> Things {
@@ -107,11 +113,27 @@ async fn things(server: &Server, name: &str) -> Things {
     let path = format!("/v1/extensions/{app}/call");
     let added = api.post(&path, &call).as_user(&user).send().await.ok(200);
     let document = added["data"]["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/extensions/{app}/install-keys");
+    let install_key = api.post(&path, &json!({})).as_user(&user).send().await.ok(201);
+    let install_key = [text(&install_key["id"]), text(&install_key["key"])];
     let id = |value: &Value| value["id"].as_str().unwrap().to_owned();
     let (hold, role, invitation) = (id(&hold.ok(201)), id(&role), id(&invitation));
     let (key, session) = (id(&key), id(&sessions["sessions"][0]));
     let subject = format!("user:{}", user.id);
-    Things { user, hold, trace, app, role, invitation, key, session, factor, document, subject }
+    Things {
+        user,
+        hold,
+        trace,
+        app,
+        role,
+        invitation,
+        key,
+        session,
+        factor,
+        document,
+        subject,
+        install_key,
+    }
 }
 
 struct Matrix {
@@ -141,6 +163,8 @@ impl Matrix {
         id("", "role_id", |it| &it.role);
         id("", "invitation_id", |it| &it.invitation);
         id("", "key_id", |it| &it.key);
+        id("", "install_key", |it| &it.install_key[1]);
+        id("/v1/extensions/", "key_id", |it| &it.install_key[0]);
         id("/v1/api-keys/", "id", |it| &it.key);
         id("/v1/auth/me/factors/", "id", |it| &it.factor);
         id("/v1/auth/sessions/", "id", |it| &it.session);
@@ -171,6 +195,7 @@ impl Matrix {
             Some("kind") => "wallet".to_owned(),
             Some("collection") => "book".to_owned(),
             Some("window") => "month".to_owned(),
+            Some("path" | "provider") => "probe".to_owned(),
             Some(name) => value(name),
             None => part.to_owned(),
         };

@@ -11,18 +11,18 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 /// How long a host has in these tests.
-const HOST_TIME: Duration = Duration::from_secs(2);
+pub(super) const HOST_TIME: Duration = Duration::from_secs(2);
 /// What a call costs: the price and the fee.
-const COST: i64 = 5;
+pub(super) const COST: i64 = 5;
 
 /// One request as the host got it.
-pub(crate) struct Got {
+pub(super) struct Got {
     head: String,
     body: Vec<u8>,
 }
 
 impl Got {
-    async fn read(stream: &mut TcpStream) -> Option<Self> {
+    pub(super) async fn read(stream: &mut TcpStream) -> Option<Self> {
         let (mut bytes, mut part) = (Vec::new(), [0; 8_192]);
         loop {
             let count = stream.read(&mut part).await.ok().filter(|count| *count > 0)?;
@@ -39,7 +39,7 @@ impl Got {
         }
     }
 
-    pub(crate) fn value(&self) -> Value {
+    pub(super) fn value(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 
@@ -94,7 +94,7 @@ async fn act(stream: &mut TcpStream, got: &Got) -> Option<()> {
 }
 
 /// Starts a host; tells its URL, and what it gets as `(webhook-id, head, body)`.
-pub(crate) async fn host() -> (String, tokio::sync::mpsc::UnboundedReceiver<Got>) {
+pub(super) async fn host() -> (String, tokio::sync::mpsc::UnboundedReceiver<Got>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/call", listener.local_addr().unwrap());
     let (send, receive) = tokio::sync::mpsc::unbounded_channel();
@@ -115,7 +115,7 @@ pub(crate) async fn host() -> (String, tokio::sync::mpsc::UnboundedReceiver<Got>
     (url, receive)
 }
 
-pub(crate) async fn server() -> Server {
+pub(super) async fn server() -> Server {
     Server::start_with(|settings| {
         settings.dev = true;
         settings.host_timeout_s = HOST_TIME.as_secs();
@@ -123,7 +123,7 @@ pub(crate) async fn server() -> Server {
     .await
 }
 
-pub(crate) fn document(app: &str) -> Value {
+pub(super) fn document(app: &str) -> Value {
     let code = |name: &str, action: &str| {
         json!({"name": name, "action_type": action, "params_schema": {},
             "impl": {"kind": "code", "module": "main", "entry": name}})
@@ -133,7 +133,7 @@ pub(crate) fn document(app: &str) -> Value {
 }
 
 /// Makes an app of somebody's with a host of its own; tells the key's secret.
-pub(crate) async fn app(server: &Server, user: &User, app: &str, url: &str) -> String {
+pub(super) async fn app(server: &Server, user: &User, app: &str, url: &str) -> String {
     let api = &server.api;
     let body = json!({"nickname": format!("n-{app}")});
     api.post("/v1/developer/register", &body).as_user(user).send().await.ok(200);
@@ -153,7 +153,7 @@ pub(crate) async fn app(server: &Server, user: &User, app: &str, url: &str) -> S
     text(&set["secret"])
 }
 
-pub(crate) async fn call(
+pub(super) async fn call(
     server: &Server,
     user: &User,
     app: &str,

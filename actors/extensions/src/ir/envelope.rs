@@ -17,9 +17,11 @@ use serde_json::{Map, Value};
 
 use super::issue::{At, Chars, Fields, Issue, Issues, object};
 use super::meter::weigh;
+use super::oauth::{Provider, parse_providers};
 use super::panel::{Tree, check_static};
 use super::schema::Schema;
 use super::step::Program;
+use super::webhook::{Webhook, parse_webhooks};
 
 /// The version of the format that is read here.
 pub const IR_VERSION: &str = "1.0";
@@ -111,6 +113,10 @@ pub struct App {
     pub lifecycle: Option<Value>,
     /// Secrets that the app needs.
     pub secrets: Vec<broker::declaration::Declaration>,
+    /// Where it is called from outside.
+    pub webhooks: Vec<Webhook>,
+    /// Where its users connect accounts.
+    pub oauth: Vec<Provider>,
     names: HashMap<String, usize>,
 }
 
@@ -283,6 +289,18 @@ impl App {
         }
     }
 
+    /// The OAuth provider of a name.
+    #[must_use]
+    pub fn provider(&self, name: &str) -> Option<&Provider> {
+        self.oauth.iter().find(|provider| provider.name == name)
+    }
+
+    /// The webhook at a path.
+    #[must_use]
+    pub fn webhook(&self, path: &str) -> Option<&Webhook> {
+        self.webhooks.iter().find(|webhook| webhook.path == path)
+    }
+
     /// The indexed fields of a kind; none if it is not declared.
     #[must_use]
     pub fn indexes(&self, kind: &str) -> &[String] {
@@ -352,6 +370,8 @@ fn parse_app(value: &Value, at: &At<'_>, issues: &mut Issues) -> Option<App> {
         "events",
         "lifecycle",
         "secrets",
+        "webhooks",
+        "oauth",
     ];
     let fields = Fields::read(value, at, &known, issues)?;
     let name = Chars::some_up_to(NAME_CHARS_MAX);
@@ -375,6 +395,8 @@ fn parse_app(value: &Value, at: &At<'_>, issues: &mut Issues) -> Option<App> {
         events: fields.open_object("events", issues),
         lifecycle: fields.open_object("lifecycle", issues),
         secrets: super::secrets::parse(&fields, issues),
+        webhooks: parse_webhooks(&fields, &names, issues),
+        oauth: parse_providers(&fields, &names, issues),
         functions,
         panels,
         names,

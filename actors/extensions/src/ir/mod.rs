@@ -13,6 +13,7 @@ mod envelope;
 mod issue;
 mod memory;
 mod meter;
+mod oauth;
 mod panel;
 mod perform;
 mod run;
@@ -20,6 +21,7 @@ mod schema;
 mod secrets;
 mod step;
 mod template;
+mod webhook;
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +36,7 @@ pub use issue::{ISSUES_MAX, Issue, join};
 pub use memory::{MEMORY_DOCUMENTS_MAX, MemoryDocuments, NoHost, Smoke, smoke};
 pub use meter::VALUE_DEPTH_MAX;
 pub(crate) use meter::weigh;
+pub use oauth::{PROVIDERS_MAX, Provider};
 pub use perform::{DOCUMENT_BYTES_MAX, Document, Documents, Query, Reason, Request};
 pub use run::{
     CALL_DEPTH_MAX, Host, Input, Limits, Outcome, Progress, RUN_STEPS_MAX, Run, RunError,
@@ -41,6 +44,9 @@ pub use run::{
 };
 pub use step::{DOCUMENTS_LISTED_MAX, Program, STEPS_MAX};
 pub use template::PATH_PARTS_MAX;
+pub use webhook::{
+    INSTALL_KEY_PREFIX, WEBHOOK_METHODS, WEBHOOK_PATH_CHARS_MAX, WEBHOOKS_MAX, Webhook,
+};
 
 pub(crate) use envelope::require_object;
 
