@@ -45,6 +45,12 @@ mod apps;
 #[path = "journeys/hosts.rs"]
 mod hosts;
 
+#[path = "journeys/marketplace.rs"]
+mod marketplace;
+
+#[path = "journeys/earnings.rs"]
+mod earnings;
+
 #[path = "journeys/repetition.rs"]
 mod repetition;
 

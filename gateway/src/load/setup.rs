@@ -140,6 +140,11 @@ impl Setup {
         usize::from(self.args.batch_size)
     }
 
+    /// How many apps are put into the marketplace.
+    pub(crate) fn apps(&self) -> usize {
+        self.args.apps as usize
+    }
+
     /// How many readers there are, and how many tenants they are spread over.
     pub(crate) fn readers(&self) -> (usize, usize) {
         let readers = self.args.readers as usize;
@@ -309,6 +314,15 @@ impl Setup {
         body: &Value,
     ) -> Result<Value, LoadError> {
         self.lane().post(path, &[member.token.bearer()?], body).await
+    }
+
+    /// Posts with the service token, for nobody, and answers the JSON of a 2xx answer.
+    pub(crate) async fn post_as_service(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> Result<Value, LoadError> {
+        self.lane().post(path, &[self.service()?], body).await
     }
 
     /// Who am I?

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod actions;
+mod admin_apps;
 mod auth;
 mod backups;
 mod billing;
@@ -17,16 +18,20 @@ mod factors;
 pub(crate) mod freezes;
 mod hosts;
 mod import;
+mod installs;
 mod invitation_page;
 mod keys;
 mod mail_pages;
+mod marketplace;
 mod me;
 mod members;
 mod operator;
 mod operator_actors;
 mod operator_users;
 mod password;
+mod payouts;
 mod portability;
+mod portal;
 mod probes;
 mod roles;
 mod sessions;
@@ -60,6 +65,11 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(sessions::router())
         .merge(billing::router())
         .merge(developer::router())
+        .merge(portal::router())
+        .merge(payouts::router())
+        .merge(marketplace::router())
+        .merge(installs::router())
+        .merge(admin_apps::router())
         .merge(hosts::router())
         .merge(calls::router())
         .merge(actions::router())
