@@ -88,6 +88,17 @@ pub struct ServeArgs {
     /// Credits that the platform takes for each extension call
     #[arg(long, env = "BAILIWICK_CALL_PRICE", default_value_t = 1)]
     pub call_price: i64,
+    /// Apps that a developer has whose tier costs nothing
+    #[arg(long, env = "BAILIWICK_EXPLORER_APPS", default_value_t = 1)]
+    pub explorer_apps: usize,
+    /// Credits that a payout to a developer has at least
+    #[arg(long, env = "BAILIWICK_PAYOUT_MINIMUM", default_value_t = 10_000,
+          value_parser = clap::value_parser!(i64).range(1..))]
+    pub payout_minimum: i64,
+    /// What a credit is worth in a payout, in millionths of a US dollar
+    #[arg(long, env = "BAILIWICK_CREDIT_MICRODOLLARS", default_value_t = 1_000,
+          value_parser = clap::value_parser!(i64).range(1..=1_000_000_000))]
+    pub credit_microdollars: i64,
     /// Ports of outgoing URLs beside 443, between commas: hosts of apps, models
     #[arg(long, env = "BAILIWICK_EGRESS_PORTS", value_delimiter = ',', value_name = "PORTS")]
     pub egress_ports: Vec<u16>,
@@ -248,6 +259,9 @@ impl ServeArgs {
             signing_key_days,
             login_address_rate,
             call_price,
+            explorer_apps,
+            payout_minimum,
+            credit_microdollars,
             egress_ports,
             host_timeout_s,
             ai_url,

@@ -40,6 +40,7 @@ pub mod strict;
 pub mod tls;
 pub mod turnstile;
 pub mod verify;
+pub mod visitor;
 pub mod webhook_limits;
 pub mod wording;
 

@@ -74,6 +74,16 @@ pub fn declare_keys(document: &mut utoipa::openapi::OpenApi) {
         "take_backup",
         "import_tenant",
         "publish_event",
+        "set_tier",
+        "suspend_app",
+        "disable_extension",
+        "disable_extension_of_user",
+        "approve_app",
+        "reject_app",
+        "sync_app_pricing",
+        "sync_all_pricing",
+        "set_app_status",
+        "feature_app",
     ];
     for path in document.paths.paths.values_mut() {
         for operation in path.post.iter_mut().chain(path.put.iter_mut()) {

@@ -22,6 +22,11 @@ pub struct PageQuery {
 }
 
 impl PageQuery {
+    /// The query of a list that has further parameters.
+    pub fn new(limit: Option<usize>, offset: Option<usize>) -> Self {
+        Self { limit, offset }
+    }
+
     /// The page, of [`PAGE_DEFAULT`] to [`PAGE_MAX`] items. 422 for a `limit` out of range.
     pub fn page(self) -> Result<Page, Refusal> {
         self.page_within(PAGE_DEFAULT, PAGE_MAX)

@@ -21,7 +21,7 @@ use identity::passkey::Site;
 use identity::password::{Hasher, PasswordPolicy};
 use identity::signing_keys::SigningAlgorithm;
 use identity::{Identity, IdentitySettings};
-use market::{DeveloperApp, Freezer, Market};
+use market::{Bookkeeper, DeveloperApp, Freezer, Market, MarketSettings, Storefront};
 use persistence::{
     EngineKind, FolderLock, Journal, MasterKey, OpenError, Options, SealError, Shard,
 };
@@ -337,7 +337,7 @@ pub(crate) fn build(
         ..extensions::Settings::default()
     };
     let built_in: Vec<Arc<dyn extensions::BuiltIn>> =
-        vec![DeveloperApp::hosting(apps.clone(), Some(outside))];
+        vec![DeveloperApp::hosting(apps.clone(), Some(outside.clone()))];
     let extensions = extensions::Extensions::new(settings, apps.clone(), built_in);
     let farewells: Vec<Arc<dyn identity::erasure::Farewell>> = vec![
         Arc::new(billing::farewell::BillingFarewell),
@@ -345,15 +345,26 @@ pub(crate) fn build(
     ];
     let builder = builder.port(Arc::new(identity::erasure::Farewells::new(farewells)));
     let portability = Portability::new(identity.clone(), apps.clone());
-    let market = Market::new(apps);
+    let market = Market::with(apps, market_settings(args), Some(outside));
+    let bookkeeper = Bookkeeper::new();
     let feed = Feed::new(tellers());
     let freezer = Freezer::new(extensions.clone(), identity.frozen().clone());
     let builder = builder.port(feed.clone()).port(freezer.clone()).port(oauth);
+    let builder = builder.port(bookkeeper.clone());
     let builder = market::register(extensions::register(broker::register(builder)));
     let system = portability::register(builder, &portability).start();
     let epochs = identity.epochs().clone();
     feed.attach(system.journal(), move || epochs.rises());
+    bookkeeper.attach(system.journal());
     Ok(Built { system, extensions, market, portability, freezer })
+}
+
+fn market_settings(args: &ServeArgs) -> MarketSettings {
+    MarketSettings {
+        explorer_apps_max: args.explorer_apps,
+        payout_minimum: args.payout_minimum,
+        credit_microdollars: args.credit_microdollars,
+    }
 }
 
 /// Lets what was built serve.
@@ -374,6 +385,8 @@ async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, 
         tracing::info!(frozen, "what operators have frozen is frozen still");
     }
     let recovered = system.recover()?;
+    let apps = system.port::<Storefront>().load(&system);
+    tracing::debug!(apps, "the shop window is laid out");
     let (service_token, derived) = service_token(args, &master)?;
     let (stop, stopping) = watch::channel(false);
     let board = Board::default();
@@ -434,6 +447,9 @@ async fn note_accepted_loss(system: &System, hash: &str) -> Result<(), Refusal> 
 fn tellers() -> Tellers {
     Tellers::default()
         .with("app", control::tell::tell)
+        .with("earnings", market::tell::tell_earnings)
+        .with("install", market::tell::tell_install)
+        .with("listing", market::tell::tell_listing)
         .with("extension_session", extensions::tell)
         .with("session", identity::tell::tell_session)
         .with("tenant", identity::tell::tell_tenant)
@@ -453,6 +469,8 @@ fn describers() -> activity::Describers {
     activity::Describers::default()
         .with("extension_session", extensions::describe)
         .with("erasure", identity::erasure::describe)
+        .with("install", market::tell::describe_install)
+        .with("listing", market::tell::describe_listing)
 }
 
 /// The token, and whether it was derived.
@@ -480,7 +498,7 @@ fn first_start(
 /// The system's own actors.
 fn supervisor(app: &App, board: Board, keep_days: u32) -> Supervisor {
     let (reminders, sweeper, housekeeper) = (app.clone(), app.clone(), app.clone());
-    let archiver = app.clone();
+    let (archiver, bookkeeper) = (app.clone(), app.clone());
     let children = vec![
         periodic("reminders", REMINDERS_PERIOD, move || {
             let app = reminders.clone();
@@ -495,6 +513,13 @@ fn supervisor(app: &App, board: Board, keep_days: u32) -> Supervisor {
         periodic("housekeeper", HOUSEKEEPING_PERIOD, move || {
             let app = housekeeper.clone();
             async move { housekeep(&app).await }
+        }),
+        periodic("bookkeeper", market::bookkeeper::PERIOD, move || {
+            let app = bookkeeper.clone();
+            async move {
+                let books = app.system.port::<Bookkeeper>();
+                while books.run(&app.system).await {}
+            }
         }),
         periodic("archiver", archive::ARCHIVE_PERIOD, move || {
             let app = archiver.clone();

@@ -44,6 +44,7 @@ pub fn settings(folder: &Path) -> ServeArgs {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         data_dir: folder.to_owned(),
         anonymous_rate: 1_000_000,
+        explorer_apps: 100,
         operator_email: OPERATOR.to_owned(),
         operator_password: Some(Hidden(PASSWORD.to_owned())),
         service_token: Some(Hidden(SERVICE_TOKEN.to_owned())),

@@ -64,6 +64,11 @@ mod oauth;
 
 #[path = "journeys/leaving.rs"]
 mod leaving;
+#[path = "journeys/marketplace.rs"]
+mod marketplace;
+
+#[path = "journeys/earnings.rs"]
+mod earnings;
 
 #[path = "journeys/repetition.rs"]
 mod repetition;

@@ -15,12 +15,15 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use supervision::{Address, Command, Entity, Handle, NoEffect, Refusal, Timestamp, Turn};
+use supervision::{Address, Command, Entity, Handle, NoEffect, Refusal, RowDraft, Timestamp, Turn};
 use types::{AppId, JsonBytes, SharePercent, TenantId, UserId, home_of, owner_of_app};
 
 use crate::pricing::{Prices, PricingModel};
 
+mod card;
 mod host;
+use card::card_row;
+pub use card::{APP_CARD_FAMILY, AppCard};
 pub use host::{
     HOST_URL_BYTES_MAX, Host, HostKey, HostKeyMade, HostReply, HostSet, KEY_OVERLAP_MS,
     KEY_OVERLAP_MS_MAX, KEYS_MAX, RotateHostKey, SetHost,
@@ -46,6 +49,8 @@ pub enum Status {
     Active,
     /// Taken back: only its developer can call it.
     Suspended,
+    /// Given up by its developer: it is there for nobody, and its id is never given again.
+    Deleted,
 }
 
 impl Status {
@@ -56,7 +61,14 @@ impl Status {
             Self::PendingReview => "pending_review",
             Self::Active => "active",
             Self::Suspended => "suspended",
+            Self::Deleted => "deleted",
         }
+    }
+
+    /// The state of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Self::Draft, Self::PendingReview, Self::Active, Self::Suspended, Self::Deleted];
+        all.into_iter().find(|status| status.name() == name)
     }
 
     fn may_become(self, next: Self) -> bool {
@@ -65,8 +77,8 @@ impl Status {
             (Self::Draft, Self::PendingReview)
                 | (Self::PendingReview, Self::Active | Self::Draft)
                 | (Self::Active, Self::Suspended)
-                | (Self::Suspended, Self::Active | Self::Draft)
-        )
+                | (Self::Suspended, Self::Active | Self::Draft | Self::PendingReview)
+        ) || (next == Self::Deleted && self != Self::Deleted)
     }
 }
 
@@ -159,13 +171,18 @@ impl App {
         address.unwrap_or_else(|| panic!("{id} has no address"))
     }
 
-    /// What is known of it; `None` when there is no such app.
+    /// What is known of it; `None` when there is no such app, or no more.
     pub fn details(&self) -> Option<&Details> {
-        self.details.as_ref()
+        self.details.as_ref().filter(|app| app.status != Status::Deleted)
+    }
+
+    /// Who develops it, and in which tenant; of an app that was deleted, too.
+    pub fn developer(&self) -> Option<(UserId, TenantId)> {
+        self.details.as_ref().map(|app| (app.developer, app.tenant))
     }
 
     fn existing(&self) -> Result<&Details, Refusal> {
-        self.details.as_ref().ok_or_else(|| Refusal::not_found("app"))
+        self.details().ok_or_else(|| Refusal::not_found("app"))
     }
 }
 
@@ -276,6 +293,10 @@ impl Entity for App {
         }
     }
 
+    fn rows(&self, event: &AppEvent, at: Timestamp, rows: &mut Vec<RowDraft>) {
+        card_row(self.details.as_ref(), event, at, rows);
+    }
+
     fn observe(&self) -> serde_json::Value {
         let Some(app) = &self.details else { return json!({"exists": false}) };
         json!({
@@ -318,7 +339,11 @@ impl Handle<Create> for App {
     fn handle(turn: &mut Turn<'_, Self>, command: Create) -> Result<Details, Refusal> {
         let Create { id, developer, tenant, listing } = command;
         match &turn.state().details {
-            Some(app) if app.developer == developer && app.tenant == tenant => {
+            Some(app)
+                if app.developer == developer
+                    && app.tenant == tenant
+                    && app.status != Status::Deleted =>
+            {
                 return Ok(app.clone());
             }
             Some(_) => {
@@ -484,11 +509,13 @@ impl Handle<SetStatus> for App {
             let message = format!("{} does not become {}", app.status.name(), status.name());
             return Err(Refusal::conflict("wrong_status", message).with_facts(&facts));
         }
-        if app.current().is_none() && status != Status::Draft {
+        let needs_version = !matches!(status, Status::Draft | Status::Deleted);
+        if app.current().is_none() && needs_version {
             let message = "nothing is deployed yet";
             return Err(Refusal::conflict("not_deployed", message).with_facts(&facts));
         }
         turn.record(AppEvent::StatusSet(StatusSet { status, reason }));
-        turn.state().existing().cloned()
+        // What was deleted just now is told once more.
+        turn.state().details.clone().ok_or_else(|| Refusal::not_found("app"))
     }
 }

@@ -1,4 +1,5 @@
-//! What an app's records tell in its developer's tenant: a version that was deployed.
+//! What an app's records tell in its developer's tenant: a version that was deployed, another
+//! state.
 
 use activity::feed::{Audience, Source, Telling};
 use serde_json::json;
@@ -10,8 +11,17 @@ use crate::app::AppEvent;
 pub fn tell(source: &mut Source<'_>) -> Vec<Telling> {
     let header = source.header;
     let event = AppEvent::decode(&header.event, header.event_version, source.payload);
-    let Ok(AppEvent::Deployed(deployed)) = event else { return Vec::new() };
-    let data = json!({"app_id": source.id(), "version": deployed.version,
-        "status": deployed.status});
-    vec![Telling::new("app.deployed", Audience::Tenant, data).of_family("developer:read")]
+    let (name, data) = match event {
+        Ok(AppEvent::Deployed(deployed)) => {
+            let data = json!({"app_id": source.id(), "version": deployed.version,
+                "status": deployed.status});
+            ("app.deployed", data)
+        }
+        Ok(AppEvent::StatusSet(set)) => {
+            let data = json!({"app_id": source.id(), "status": set.status, "reason": set.reason});
+            ("app.status_changed", data)
+        }
+        _ => return Vec::new(),
+    };
+    vec![Telling::new(name, Audience::Tenant, data).of_family("developer:read")]
 }

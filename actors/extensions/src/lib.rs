@@ -15,6 +15,7 @@ pub mod breaker;
 pub mod built_in;
 pub mod catalogue;
 pub mod completion;
+pub mod consent;
 pub mod execute;
 pub mod flights;
 pub mod health;

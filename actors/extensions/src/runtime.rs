@@ -32,6 +32,7 @@ use crate::announce;
 use crate::answer::{CallAnswer, Trace};
 use crate::built_in::{BuiltIn, BuiltInCall};
 use crate::catalogue::{Apps, CompiledApp};
+use crate::consent;
 use crate::execute::{Executed, Job, Progress, ran_item};
 use crate::flights::{Flight, Flights, Flying};
 use crate::hold::{HOLD_OUTSIDE_TTL_MS, HOLD_TTL_MS, Hold};
@@ -443,6 +444,7 @@ impl Extensions {
                 ir::Callable::Panel(_) => ActionType::Read,
             })
         })?;
+        consent::check(system, request, &app).await?;
         Ok((app, ir))
     }
 

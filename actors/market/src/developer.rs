@@ -1,4 +1,4 @@
-//! A developer: a user with a nickname, a tier, and a list of apps.
+//! A developer: a user with a nickname, a tier ([`crate::tier`]), and a list of apps.
 //!
 //! Invariants
 //! - A user registers once. The nickname was reserved before; it is confirmed after a restart too.
@@ -17,9 +17,12 @@ use identity::claim::{Claim, ClaimKey, ClaimTarget, Confirm, Namespace, Reserve,
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use supervision::{
-    Address, Class, Command, EffectContext, Entity, Handle, Refusal, Timestamp, Turn,
+    Address, Backoff, Class, Command, EffectContext, Entity, Handle, Refusal, Retried, Retry,
+    Timestamp, Turn,
 };
 use types::{AppId, SharePercent, TenantId, UserId, home_of, owner_of_user};
+
+use crate::tier::{self, TierEnded, TierNextSet, TierOrder, TierOrdered, TierSettled};
 
 /// Nicknames, unique over the installation.
 pub const NICKNAME: Namespace = Namespace::new("nickname");
@@ -29,7 +32,7 @@ const CONFIRM_ATTEMPTS_MAX: u32 = 60;
 const CONFIRM_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a developer has paid for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
     /// Nothing.
@@ -56,16 +59,54 @@ impl Tier {
 
     /// The tier of a name.
     pub fn named(name: &str) -> Option<Self> {
-        let all = [Self::Explorer, Self::Indie, Self::Studio, Self::Partner];
-        all.into_iter().find(|tier| tier.name() == name)
+        Self::ALL.into_iter().find(|tier| tier.name() == name)
     }
+
+    /// All of them, the least first.
+    pub const ALL: [Self; 4] = [Self::Explorer, Self::Indie, Self::Studio, Self::Partner];
 
     /// How many apps it allows.
     pub fn apps_max(self) -> usize {
         match self {
-            Self::Explorer | Self::Indie => 3,
+            Self::Explorer => 1,
+            Self::Indie => 3,
             Self::Studio => 10,
             Self::Partner => 1_000,
+        }
+    }
+
+    /// What it costs a year, in credits.
+    pub fn price(self) -> i64 {
+        match self {
+            Self::Explorer => 0,
+            Self::Indie => 9_000,
+            Self::Studio => 29_000,
+            Self::Partner => 79_000,
+        }
+    }
+
+    /// Whether what is earned is paid out.
+    pub fn has_payouts(self) -> bool {
+        self != Self::Explorer
+    }
+
+    /// How many days back figures go.
+    pub fn analytics_days(self) -> u32 {
+        match self {
+            Self::Explorer => 7,
+            Self::Indie => 30,
+            Self::Studio => 90,
+            Self::Partner => 365,
+        }
+    }
+
+    /// Requests of the portal a minute.
+    pub fn requests_per_minute(self) -> u32 {
+        match self {
+            Self::Explorer => 100,
+            Self::Indie => 500,
+            Self::Studio => 2_000,
+            Self::Partner => 5_000,
         }
     }
 
@@ -97,6 +138,10 @@ pub struct Profile {
     pub registered_at: Timestamp,
     /// The apps, the oldest first.
     pub apps: Vec<AppId>,
+    /// Until when the tier is paid for; `None` when it costs nothing.
+    pub tier_until: Option<Timestamp>,
+    /// What the tier becomes then; `None` when it is paid for again.
+    pub tier_next: Option<Tier>,
 }
 
 /// A developer.
@@ -105,6 +150,9 @@ pub struct Developer {
     profile: Option<Profile>,
     /// Whether the nickname is reserved only.
     unconfirmed: bool,
+    /// The tier that is being paid for.
+    pub(crate) order: Option<TierOrder>,
+    pub(crate) retry: Retry,
 }
 
 impl Developer {
@@ -121,7 +169,13 @@ impl Developer {
         self.profile.as_ref()
     }
 
-    fn existing(&self) -> Result<&Profile, Refusal> {
+    /// The payment that is waited for.
+    pub(crate) fn resume_order(&self) -> Option<DeveloperEffect> {
+        let profile = self.profile.as_ref()?;
+        self.order.clone().map(|order| DeveloperEffect::Pay(order, profile.tenant))
+    }
+
+    pub(crate) fn existing(&self) -> Result<&Profile, Refusal> {
         self.profile.as_ref().ok_or_else(no_developer)
     }
 }
@@ -177,10 +231,29 @@ supervision::events! {
         AppAdded(AppAdded) = "app_added", 1;
         /// An app less.
         AppRemoved(AppRemoved) = "app_removed", 1;
+        /// A tier is to be paid for.
+        TierOrdered(TierOrdered) = "tier_ordered", 1;
+        /// It was, or could not be.
+        TierSettled(TierSettled) = "tier_settled", 1;
+        /// What it becomes at the end.
+        TierNextSet(TierNextSet) = "tier_next_set", 1;
+        /// Its time was over.
+        TierEnded(TierEnded) = "tier_ended", 1;
+        /// What is not paid for yet is tried once more.
+        TierRetried(Retried) = "tier_retried", 1;
     }
 }
 
 /// What a developer asks of others.
+#[derive(Clone, Debug)]
+pub enum DeveloperEffect {
+    /// The nickname.
+    Confirm(ConfirmNickname),
+    /// The tier's price.
+    Pay(TierOrder, TenantId),
+}
+
+/// A nickname to be confirmed.
 #[derive(Clone, Debug)]
 pub struct ConfirmNickname {
     nickname: String,
@@ -189,14 +262,25 @@ pub struct ConfirmNickname {
 
 impl Entity for Developer {
     const KIND: &'static str = "developer";
+    const SNAPSHOT_VERSION: u16 = 2;
     type Event = DeveloperEvent;
-    type Effect = ConfirmNickname;
+    type Effect = DeveloperEffect;
 
     fn apply(&mut self, event: &DeveloperEvent, at: Timestamp) {
         if let DeveloperEvent::Registered(registered) = event {
             let Registered { user, tenant, tier, nickname } = registered.clone();
             let (nickname, apps) = (Some(nickname), Vec::new());
-            self.profile = Some(Profile { user, tenant, tier, nickname, registered_at: at, apps });
+            let (tier_until, tier_next) = (None, None);
+            self.profile = Some(Profile {
+                user,
+                tenant,
+                tier,
+                nickname,
+                registered_at: at,
+                apps,
+                tier_until,
+                tier_next,
+            });
             self.unconfirmed = true;
         }
         let Some(profile) = &mut self.profile else { return };
@@ -208,24 +292,48 @@ impl Entity for Developer {
             }
             DeveloperEvent::AppAdded(added) => profile.apps.push(added.app.clone()),
             DeveloperEvent::AppRemoved(removed) => profile.apps.retain(|app| *app != removed.app),
+            DeveloperEvent::TierOrdered(ordered) => {
+                self.order = Some(ordered.order.clone());
+                self.retry = Retry::begin(at, Backoff::USUAL);
+            }
+            DeveloperEvent::TierSettled(settled) => {
+                tier::settle(profile, self.order.take(), settled.paid, at);
+            }
+            DeveloperEvent::TierNextSet(set) => profile.tier_next = set.next,
+            DeveloperEvent::TierEnded(_) => tier::end(profile),
+            DeveloperEvent::TierRetried(_) => self.retry.again(at, Backoff::USUAL),
         }
     }
 
     fn is_pending(&self) -> bool {
-        self.unconfirmed
+        self.unconfirmed || self.order.is_some()
     }
 
-    fn resume(&self) -> Vec<ConfirmNickname> {
-        let profile = self.profile.as_ref().filter(|_| self.unconfirmed);
-        let effect = profile.and_then(|profile| {
+    fn resume(&self) -> Vec<DeveloperEffect> {
+        let Some(profile) = &self.profile else { return Vec::new() };
+        let nickname = profile.nickname.clone().filter(|_| self.unconfirmed).map(|nickname| {
             let target = ClaimTarget { user: profile.user, tenant: profile.tenant };
-            Some(ConfirmNickname { nickname: profile.nickname.clone()?, target })
+            DeveloperEffect::Confirm(ConfirmNickname { nickname, target })
         });
-        effect.into_iter().collect()
+        nickname.into_iter().chain(self.resume_order()).collect()
     }
 
-    async fn perform(effect: ConfirmNickname, context: EffectContext<Self>) {
-        confirm_nickname(effect, context).await;
+    fn next_deadline(&self) -> Option<Timestamp> {
+        tier::deadline(self)
+    }
+
+    fn due(turn: &mut Turn<'_, Self>) {
+        tier::due(turn);
+    }
+
+    async fn perform(effect: DeveloperEffect, context: EffectContext<Self>) {
+        match effect {
+            DeveloperEffect::Confirm(effect) => confirm_nickname(effect, context).await,
+            DeveloperEffect::Pay(order, tenant) => {
+                let EffectContext { system, address, origin, .. } = context;
+                let _ = tier::pay(&system, &address, tenant, order, origin).await;
+            }
+        }
     }
 
     fn observe(&self) -> serde_json::Value {
@@ -237,6 +345,9 @@ impl Entity for Developer {
             "unconfirmed": self.unconfirmed,
             "registered_at": types::rfc3339(profile.registered_at),
             "apps": profile.apps,
+            "tier_until": profile.tier_until.map(types::rfc3339),
+            "tier_next": profile.tier_next,
+            "tier_ordered": self.order.as_ref().map(|order| order.tier),
         })
     }
 }
@@ -333,11 +444,13 @@ impl Handle<SettleNickname> for Developer {
 }
 
 /// Puts an app's id into the list, and says whether it was not there yet. Refused (403,
-/// `app_limit`) when the tier allows no more.
+/// `app_limit`) when the tier allows no more. What is there already stays, whatever the tier.
 #[derive(Clone, Debug)]
 pub struct AddApp {
     /// The id.
     pub app: AppId,
+    /// How many apps a developer has whose tier costs nothing.
+    pub explorer_apps_max: usize,
 }
 
 impl Command for AddApp {
@@ -352,7 +465,10 @@ impl Handle<AddApp> for Developer {
         if profile.apps.contains(&command.app) {
             return Ok(false);
         }
-        let (tier, apps_max) = (profile.tier.name(), profile.tier.apps_max());
+        let (tier, apps_max) = match profile.tier {
+            Tier::Explorer => (Tier::Explorer.name(), command.explorer_apps_max),
+            tier => (tier.name(), tier.apps_max()),
+        };
         if profile.apps.len() >= apps_max {
             let message = format!("the tier {tier} allows {apps_max} apps");
             let facts = json!({"limit": apps_max, "tier": tier});
@@ -404,7 +520,11 @@ mod tests {
     #[test]
     fn a_user_registers_once_and_the_nickname_is_confirmed_until_it_is() {
         let then = Given::<Developer>::nothing().when(register());
-        assert_eq!((then.effects.len(), then.effects[0].nickname.as_str()), (1, "ada"));
+        let confirms = |effect: &DeveloperEffect| match effect {
+            DeveloperEffect::Confirm(confirm) => confirm.nickname == "ada",
+            DeveloperEffect::Pay(..) => false,
+        };
+        assert!(then.effects.len() == 1 && then.effects.iter().all(confirms));
         let given = then.then();
         assert_eq!(given.state().resume().len(), 1);
         let (code, given) = given.when(register()).refused();
@@ -426,19 +546,21 @@ mod tests {
 
     #[test]
     fn no_more_apps_than_the_tier_allows() {
-        let (code, given) = Given::<Developer>::nothing().when(AddApp { app: app(0) }).refused();
+        const EXPLORER_APPS: usize = 3;
+        let add = |number| AddApp { app: app(number), explorer_apps_max: EXPLORER_APPS };
+        let (code, given) = Given::<Developer>::nothing().when(add(0)).refused();
         assert_eq!(code, "not_a_developer");
         let mut given = given.when(register()).then();
-        for number in 0..Tier::Explorer.apps_max() {
-            let (added, next) = given.when(AddApp { app: app(number) }).reply();
+        for number in 0..EXPLORER_APPS {
+            let (added, next) = given.when(add(number)).reply();
             assert!(added);
             given = next;
         }
-        let (added, given) = given.when(AddApp { app: app(0) }).reply();
+        let (added, given) = given.when(add(0)).reply();
         assert!(!added);
-        let (code, given) = given.when(AddApp { app: app(9) }).refused();
+        let (code, given) = given.when(add(9)).refused();
         assert_eq!(code, "app_limit");
         let given = given.when(RemoveApp { app: app(0) }).then();
-        assert!(given.when(AddApp { app: app(9) }).outcome.unwrap());
+        assert!(given.when(add(9)).outcome.unwrap());
     }
 }

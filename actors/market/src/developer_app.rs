@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use types::{JsonBytes, rfc3339};
 
 use crate::service::{Principal, owned};
+use crate::storefront::Storefront;
 
 /// The app's id.
 pub const DEVELOPER_APP: &str = "developer";
@@ -129,6 +130,7 @@ impl DeveloperApp {
         };
         // Before the answer: the next call runs what was deployed.
         self.apps.forget(&app.id);
+        Storefront::refresh(call.system, &app.id, call.origin).await?;
         match deployed {
             Ok(receipt) => Ok(deployed_answer(app_id, &receipt.version, receipt.status)),
             Err(refusal) if matches!(refusal.class, Class::Conflict | Class::Invalid) => {
@@ -236,7 +238,9 @@ fn deployed_answer(app_id: &str, version: &str, status: Status) -> CallAnswer {
         Status::Draft => format!("Deployed {app_id} {version} as a private draft"),
         Status::PendingReview => format!("Deployed {app_id} {version}; it waits for review"),
         Status::Active => format!("Deployed {app_id} {version}; it is live"),
-        Status::Suspended => format!("Deployed {app_id} {version}; the app is suspended"),
+        Status::Suspended | Status::Deleted => {
+            format!("Deployed {app_id} {version}; the app is suspended")
+        }
     };
     let ui = json!({ "refresh_panels": PANELS_CHANGED });
     CallAnswer::success(Value::Object(data)).with_summary(summary).with_ui(ui)

@@ -1,4 +1,6 @@
-//! What the market has to do when a tenant is erased: its apps leave the catalogue.
+//! What the market has to do when a tenant is erased: its apps leave the catalogue and the shop
+//! window. When a person is erased, what they have installed is taken off, so that it counts no
+//! more; their reviews keep the rating, and their words go with the person's key.
 //!
 //! An app that is offered is suspended while its records can still be read, so that its history
 //! says how it ended; then its records go with its tenant's key, and whoever asks for it is told
@@ -9,24 +11,32 @@
 //! - A person's profile as a developer goes with the person's own key; the apps that they made for
 //!   a tenant are that tenant's.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use control::app::{App, SetStatus, Status};
 use extensions::Apps;
 use futures::future::{BoxFuture, FutureExt as _};
+use identity::Identity;
 use identity::erasure::{Farewell, Subject};
 use supervision::{Address, Class, Entity as _, Origin, Refusal, System};
-use types::{TenantId, home_of};
+use types::{AppId, TenantId, UserId, home_of};
+
+use crate::install::{Install, UninstallApp};
+use crate::marketplace::installed_of;
+use crate::portal::blocking;
+use crate::storefront::Storefront;
 
 /// The market's part.
 pub struct MarketFarewell {
     apps: Arc<Apps>,
+    /// Known from the first farewell on.
+    window: OnceLock<Arc<Storefront>>,
 }
 
 impl MarketFarewell {
     /// With the apps that are kept ready.
     pub fn new(apps: Arc<Apps>) -> Arc<Self> {
-        Arc::new(Self { apps })
+        Arc::new(Self { apps, window: OnceLock::new() })
     }
 
     async fn suspend(
@@ -35,6 +45,7 @@ impl MarketFarewell {
         tenant: TenantId,
         origin: &Origin,
     ) -> Result<(), Refusal> {
+        system.find_port::<Storefront>().into_iter().for_each(|it| drop(self.window.set(it)));
         let listed = system.clone();
         let found = tokio::task::spawn_blocking(move || apps_of(&listed, tenant));
         let apps = system.directory::<App>();
@@ -42,12 +53,34 @@ impl MarketFarewell {
             let set = SetStatus { status: Status::Suspended, reason: None };
             match apps.ask(&address, set, origin.clone()).await {
                 // What is not offered is left as it is, and so is what went already.
-                Err(refusal) if refusal.class == Class::Conflict || refusal.is_erased() => {}
+                Err(refusal)
+                    if matches!(refusal.class, Class::Conflict | Class::NotFound)
+                        || refusal.is_erased() => {}
                 done => drop(done?),
+            }
+            if let Ok(id) = AppId::new(address.id()) {
+                Storefront::refresh(system, &id, origin).await?;
             }
         }
         Ok(())
     }
+}
+
+/// Takes off what a person has installed, in every tenant that they belong to.
+async fn take_off(system: &Arc<System>, user: UserId, origin: &Origin) -> Result<(), Refusal> {
+    let Some(identity) = system.find_port::<Identity>() else { return Ok(()) };
+    let installs = system.directory::<Install>();
+    for tenant in identity.tenants_of(user).await? {
+        let reading = Arc::clone(system);
+        let held = blocking(move || installed_of(&reading, tenant, user));
+        for holder in held.await? {
+            match installs.ask(&holder.address(), UninstallApp {}, origin.clone()).await {
+                Err(refusal) if refusal.is_erased() => {}
+                done => drop(done?),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The apps whose records are a tenant's. Blocks.
@@ -72,11 +105,14 @@ impl Farewell for MarketFarewell {
     ) -> BoxFuture<'a, Result<(), Refusal>> {
         match subject {
             Subject::Tenant(tenant) => self.suspend(system, tenant, origin).boxed(),
-            Subject::User(_) => std::future::ready(Ok(())).boxed(),
+            Subject::User(user) => take_off(system, user, origin).boxed(),
         }
     }
 
-    fn forget(&self, _: Subject) {
+    fn forget(&self, subject: Subject) {
         self.apps.forget_all();
+        if let (Subject::Tenant(tenant), Some(window)) = (subject, self.window.get()) {
+            window.forget(tenant);
+        }
     }
 }

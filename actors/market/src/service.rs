@@ -6,15 +6,14 @@
 //! Invariant: whoever changes an app through this port makes the catalogue forget it before the
 //! answer leaves.
 //!
-//! Deliberate limits
-//! - Only the tier `explorer` can be registered; the others are not sold yet.
-//! - A review decides on nothing by itself: see [`Market::set_status`].
+//! Deliberate limit: who registers with a tier that the wallet does not cover is registered as
+//! `explorer`, and told so (402).
 
 use std::sync::Arc;
 
 use control::app::{App, Create, Details, Listing, SetStatus, Status, Update};
 use control::pricing::{Prices, PricingModel};
-use extensions::Apps;
+use extensions::{Apps, Outside};
 use identity::claim::{
     Claim, ClaimKey, ClaimTarget, Confirm, Namespace, Release, Reserve, claim_address,
 };
@@ -28,13 +27,19 @@ use supervision::{
 };
 use types::{AppId, JsonBytes, SharePercent, TenantId, UserId};
 
+use crate::checks::checks;
 use crate::developer::{
     AddApp, Developer, NICKNAME, Profile, Register, RemoveApp, Tier, already_registered,
     no_developer,
 };
+use crate::listing::{self, SetTags, check_tags};
+use crate::policy::{MarketSettings, Rates};
+use crate::portal::{balances, deploy_notes};
+use crate::storefront::Storefront;
+use crate::tier;
 use crate::view::{
     AppDetailResponse, AppResponse, AppSubmitResponse, DeployResponse, DeveloperProfileResponse,
-    SubmitCheck, ToolResponse,
+    ToolResponse,
 };
 
 /// App ids, unique over the installation.
@@ -84,7 +89,7 @@ pub struct Principal {
 /// A request to become a developer.
 #[derive(Clone, Debug, Deserialize, utoipa::ToSchema)]
 pub struct DeveloperRegister {
-    /// The tier: `explorer`.
+    /// The tier: explorer, indie, studio or partner.
     #[serde(default = "explorer")]
     pub tier: String,
     /// 3 to 30 characters a-z, 0-9, `_` and `-`, first and last a letter or digit.
@@ -137,6 +142,8 @@ pub struct AppUpdate {
     pub pricing_config: Option<JsonBytes>,
     /// 50 to the share of the developer's tier.
     pub revenue_split_dev: Option<u8>,
+    /// At most 10, of at most 30 characters.
+    pub tags: Option<Vec<String>>,
 }
 
 fn explorer() -> String {
@@ -153,17 +160,39 @@ fn free() -> String {
 
 /// The developer portal.
 pub struct Market {
-    apps: Arc<Apps>,
+    pub(crate) apps: Arc<Apps>,
+    pub(crate) settings: MarketSettings,
+    pub(crate) outside: Option<Arc<Outside>>,
 }
 
 impl Market {
     /// The portal of the apps of a catalogue.
     pub fn new(apps: Arc<Apps>) -> Arc<Self> {
-        Arc::new(Self { apps })
+        Self::with(apps, MarketSettings::default(), None)
+    }
+
+    /// As [`Market::new`], as an operator has set it, where apps may have hosts of their own.
+    pub fn with(
+        apps: Arc<Apps>,
+        settings: MarketSettings,
+        outside: Option<Arc<Outside>>,
+    ) -> Arc<Self> {
+        Arc::new(Self { apps, settings, outside })
+    }
+
+    /// Shows a change of an app to everybody: before its answer leaves.
+    pub(crate) async fn show(
+        &self,
+        system: &Arc<System>,
+        id: &AppId,
+        origin: &Origin,
+    ) -> Result<(), Refusal> {
+        self.apps.forget(id);
+        Storefront::refresh(system, id, origin).await
     }
 
     /// Makes a user a developer. Refused (400) with `already_registered`, `nickname_taken`,
-    /// `nickname_reserved`, `invalid_nickname` or `tier_not_available`.
+    /// `nickname_reserved` or `invalid_nickname`; 402 when the wallet does not cover the tier.
     pub async fn register_developer(
         &self,
         system: &Arc<System>,
@@ -172,14 +201,14 @@ impl Market {
         idempotency: Option<&IdempotencyKey>,
     ) -> Result<Value, Refusal> {
         let DeveloperRegister { tier, nickname } = request;
-        let tier = check_tier(&tier)?;
+        let wanted = tier::named(&tier)?;
         check_nickname(&nickname)?;
         let Principal { user, tenant, origin } = principal.clone();
         let found = system.locate(Developer::KIND, &user.to_string());
         let address = found.and_then(Address::from_place);
         let address = address.unwrap_or_else(|| Developer::address(user, tenant));
         let ticket = match begin(system, &address, idempotency).await? {
-            Begun::Recorded(body) => return Ok(body),
+            Begun::Recorded(body) => return self.upgraded(system, principal, wanted, body).await,
             Begun::New(ticket) => ticket,
         };
         let developers = system.directory::<Developer>();
@@ -196,9 +225,26 @@ impl Market {
             _ => refusal,
         })?;
         let email = email_of(system, principal).await;
-        let render = move |profile: &Profile| DeveloperProfileResponse::of(profile, email);
-        let command = Register { user, tenant, tier, nickname };
-        ask(system, &address, command, origin, ticket, render).await
+        let render = move |profile: &Profile| DeveloperProfileResponse::of(profile, email, 0);
+        let command = Register { user, tenant, tier: Tier::Explorer, nickname };
+        let registered = ask(system, &address, command, origin, ticket, render).await?;
+        self.upgraded(system, principal, wanted, registered).await
+    }
+
+    /// Pays for the tier that somebody registers with.
+    async fn upgraded(
+        &self,
+        system: &Arc<System>,
+        principal: &Principal,
+        wanted: Tier,
+        registered: Value,
+    ) -> Result<Value, Refusal> {
+        if wanted == Tier::Explorer {
+            return Ok(registered);
+        }
+        self.set_tier(system, principal, wanted.name()).await?;
+        let profile = self.profile(system, principal).await?;
+        serde_json::to_value(profile).map_err(|_| Refusal::crashed())
     }
 
     /// A developer's profile; 403 for other users.
@@ -208,7 +254,8 @@ impl Market {
         principal: &Principal,
     ) -> Result<DeveloperProfileResponse, Refusal> {
         let (_, profile) = developer(system, principal).await?;
-        Ok(DeveloperProfileResponse::of(&profile, email_of(system, principal).await))
+        let earned = balances(system, &profile, &principal.origin).await?.total;
+        Ok(DeveloperProfileResponse::of(&profile, email_of(system, principal).await, earned))
     }
 
     /// Creates an app as a draft. Refused: 403 for users who are no developer and beyond what the
@@ -239,7 +286,8 @@ impl Market {
         }
         let (user, tenant, origin) = (profile.user, profile.tenant, principal.origin.clone());
         let developers = system.directory::<Developer>();
-        let add = AddApp { app: id.clone() };
+        let explorer_apps_max = self.settings.explorer_apps_max;
+        let add = AddApp { app: id.clone(), explorer_apps_max };
         let is_new = developers.ask(&address, add, origin.clone()).await?;
         let create = Create { id: id.clone(), developer: user, tenant, listing };
         let created = reserve_and_create(system, principal, &app, create, ticket).await;
@@ -247,7 +295,7 @@ impl Market {
             // What is left in the list if this fails too only counts; creating it again goes on.
             let _ = developers.ask(&address, RemoveApp { app: id.clone() }, origin).await;
         }
-        self.apps.forget(&id);
+        self.show(system, &id, &principal.origin).await?;
         created
     }
 
@@ -296,8 +344,10 @@ impl Market {
         request: AppUpdate,
         idempotency: Option<&IdempotencyKey>,
     ) -> Result<Value, Refusal> {
-        let (_, profile) = developer(system, principal).await?;
+        let (_, profile) = developer_of(system, principal).await?;
         let (address, app) = owned(system, principal, app_id).await?;
+        let tags = request.tags.clone();
+        tags.as_deref().map_or(Ok(()), check_tags)?;
         let update = update(request, profile.tier.share())?;
         let ticket = match begin(system, &address, idempotency).await? {
             Begun::Recorded(body) => return Ok(body),
@@ -305,7 +355,14 @@ impl Market {
         };
         let origin = principal.origin.clone();
         let updated = ask(system, &address, update, origin, ticket, app_response).await;
-        self.apps.forget(&app.id);
+        self.show(system, &app.id, &principal.origin).await?;
+        if let (Ok(_), Some(tags)) = (&updated, tags) {
+            let listing = listing::Listing::address(&app.id, address.place().home);
+            let command = SetTags { app: app.id.clone(), tags };
+            let listings = system.directory::<listing::Listing>();
+            let told = listings.ask(&listing, command, principal.origin.clone()).await?;
+            Storefront::hear(system, &app.id, told);
+        }
         updated
     }
 
@@ -317,10 +374,8 @@ impl Market {
         app_id: &str,
     ) -> Result<AppSubmitResponse, Refusal> {
         let (_, app) = owned(system, principal, app_id).await?;
-        let checks = vec![
-            SubmitCheck { check: "version_deployed", ok: app.current().is_some() },
-            SubmitCheck { check: "description_given", ok: !app.listing.description.is_empty() },
-        ];
+        let compiled = self.apps.find(system, &app.id, &principal.origin).await.ok();
+        let checks = checks(&app, compiled.as_deref(), self.outside.as_deref());
         if checks.iter().any(|check| !check.ok) {
             return Ok(AppSubmitResponse { status: "failed".to_owned(), checks });
         }
@@ -347,7 +402,11 @@ impl Market {
         app_id: &str,
     ) -> Result<Vec<DeployResponse>, Refusal> {
         let (_, app) = owned(system, principal, app_id).await?;
-        Ok(app.versions.iter().rev().map(DeployResponse::from).collect())
+        let notes = deploy_notes(system, &app.id).into_iter().map(DeployResponse::from);
+        let versions = app.versions.iter().rev().map(DeployResponse::from);
+        let mut all: Vec<_> = versions.chain(notes).collect();
+        all.sort_by(|one, other| other.deployed_at.cmp(&one.deployed_at));
+        Ok(all)
     }
 
     /// Moves an app to another state: for reviews and suspensions. The caller has checked who asks.
@@ -362,18 +421,18 @@ impl Market {
         let address = Apps::locate(system, id).ok_or_else(|| Refusal::not_found("app"))?;
         let apps = system.directory::<App>();
         let set = apps.ask(&address, SetStatus { status, reason }, origin.clone()).await;
-        self.apps.forget(id);
+        self.show(system, id, origin).await?;
         set.map(|app| AppResponse::from(&app))
     }
 }
 
 /// What a key has led to so far.
-enum Begun {
+pub(crate) enum Begun {
     Recorded(Value),
     New(Option<Ticketed>),
 }
 
-async fn begin<E: Entity>(
+pub(crate) async fn begin<E: Entity>(
     system: &Arc<System>,
     address: &Address<E>,
     key: Option<&IdempotencyKey>,
@@ -388,7 +447,7 @@ async fn begin<E: Entity>(
 }
 
 /// Asks, and renders the answer; with a ticket the rendered answer is recorded.
-async fn ask<E, C, V: serde::Serialize>(
+pub(crate) async fn ask<E, C, V: serde::Serialize>(
     system: &Arc<System>,
     address: &Address<E>,
     command: C,
@@ -443,8 +502,19 @@ async fn reserve_and_create(
     created
 }
 
-/// The developer that a user is; 403 when none.
-async fn developer(
+/// The developer that a user is; 403 when none, 429 beyond the rate of the tier.
+pub(crate) async fn developer(
+    system: &Arc<System>,
+    principal: &Principal,
+) -> Result<(Address<Developer>, Profile), Refusal> {
+    let (address, profile) = developer_of(system, principal).await?;
+    let rates = system.port::<Rates>();
+    rates.admit(principal.user, profile.tier, system.clock().now())?;
+    Ok((address, profile))
+}
+
+/// As [`developer`], uncounted.
+async fn developer_of(
     system: &Arc<System>,
     principal: &Principal,
 ) -> Result<(Address<Developer>, Profile), Refusal> {
@@ -489,7 +559,7 @@ pub(crate) async fn owned(
 }
 
 /// The user's e-mail address; empty when it cannot be told.
-async fn email_of(system: &Arc<System>, principal: &Principal) -> String {
+pub(crate) async fn email_of(system: &Arc<System>, principal: &Principal) -> String {
     let place = system.locate(User::KIND, &principal.user.to_string());
     let Some(address) = place.and_then(Address::<User>::from_place) else { return String::new() };
     let look = |user: &User| user.profile.as_ref().map(|profile| profile.email.clone());
@@ -506,17 +576,6 @@ fn bad_request(code: &str, message: &str) -> Refusal {
 
 fn app_id_taken() -> Refusal {
     Refusal::conflict("app_id_taken", "this app id is already in use")
-}
-
-fn check_tier(name: &str) -> Result<Tier, Refusal> {
-    match Tier::named(name) {
-        Some(Tier::Explorer) => Ok(Tier::Explorer),
-        Some(_) => {
-            let message = "this tier is not sold here yet; register as explorer";
-            Err(bad_request("tier_not_available", message))
-        }
-        None => Err(Refusal::invalid("tier", "explorer, indie, studio or partner")),
-    }
 }
 
 fn check_nickname(nickname: &str) -> Result<(), Refusal> {

@@ -2,17 +2,25 @@
 
 use std::sync::Arc;
 
-use billing::wallet::{Grant, Kind, Reason, Wallet, wallet_address};
+use billing::wallet::{
+    Account, Grant, HoldDrawn, Kind, Posting, Reason, Wallet, WalletEvent, wallet_address,
+};
 use control::app::Status;
 use extensions::{Apps, Call, CallAnswer, Extensions, Request, Settings};
 use identity::claim::{Claim, ClaimKey};
 use persistence::{EngineKind, Journal, MasterKey, Options};
 use serde_json::{Value, json};
 use supervision::system::{System, SystemOptions};
-use supervision::{Class, IdempotencyKey, Origin, Refusal};
-use types::{Amount, AppId, Caller, CallerKind, GrantId, JsonBytes, Scopes, TenantId, UserId};
+use supervision::transplant::Retold;
+use supervision::{Class, Event as _, IdempotencyKey, Origin, Refusal, RowDraft};
+use types::{
+    Amount, AppId, Caller, CallerKind, GrantId, HoldId, JsonBytes, Page, Scopes, TenantId, UserId,
+};
 
+use crate::bookkeeper::Bookkeeper;
 use crate::developer_app::DeveloperApp;
+use crate::earnings::{CURSOR_FAMILY, Earnings};
+use crate::policy::MarketSettings;
 use crate::service::{AppCreate, AppUpdate, DeveloperRegister, Market, Principal};
 
 struct World {
@@ -31,7 +39,9 @@ fn world() -> World {
     let builder = extensions::register(control::register(billing::register(builder)));
     let system = crate::register(builder).start();
     let apps = Apps::new();
-    let market = Market::new(apps.clone());
+    // Three apps are enough to see that there are no more.
+    let settings = MarketSettings { explorer_apps_max: 3, ..MarketSettings::default() };
+    let market = Market::with(apps.clone(), settings, None);
     let developer_app = DeveloperApp::new(apps.clone());
     let extensions = Extensions::new(Settings::default(), apps, vec![developer_app]);
     World { system, market, extensions }
@@ -253,5 +263,89 @@ async fn a_user_becomes_a_developer_and_deploys_an_app_that_is_called() {
     versions_are_deployed_and_called(&world).await;
     functions_are_tried(&world).await;
     apps_are_reviewed(&world).await;
+    world.system.stop().await;
+}
+
+/// What a developer has earned, in credits.
+async fn earned(world: &World, user: u128) -> i64 {
+    let address = Earnings::address(UserId(user), TenantId(user));
+    let accounts = world.system.directory::<Earnings>();
+    let balances = accounts.look(&address, principal(user).origin, Earnings::balances).await;
+    balances.unwrap().earned
+}
+
+impl World {
+    /// Calls a function that costs 2 credits, and waits until it is paid for.
+    async fn buy(&self, user: u128) {
+        self.fill(TenantId(user)).await;
+        assert!(self.call(user, "shelf", "add_book", json!({"title": "Emma"})).await.is_success());
+        let (wallets, at) = (self.system.directory::<Wallet>(), wallet_address(TenantId(user)));
+        let page = Page { limit: 1, offset: 0 };
+        let open = async || {
+            let look = move |wallet: &Wallet| wallet.holds(page).len();
+            wallets.look(&at, principal(user).origin, look).await.unwrap()
+        };
+        while open().await > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn keep(&self, books: &Arc<Bookkeeper>) {
+        while books.run(&self.system).await {}
+        self.system.settle().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_settled_here_is_credited_once() {
+    let world = world();
+    let books = Bookkeeper::new();
+    books.attach(world.system.journal());
+    world.register(1, "ada").await.unwrap();
+    world.create(1, "shelf").await.unwrap();
+    assert!(world.deploy(1, "shelf", shelf("1.0.0")).await.is_success());
+    let (id, origin) = (AppId::new("shelf").unwrap(), principal(1).origin);
+    let active = world.market.set_status(&world.system, &id, Status::Active, None, &origin);
+    active.await.unwrap();
+    world.buy(2).await;
+    world.keep(&books).await;
+    // 70 % of 2 credits, rounded down.
+    assert_eq!(earned(&world, 1).await, 1);
+
+    // Who has forgotten how far the books have come begins anew, and credits nothing twice.
+    let forget = |shard: u8| RowDraft { family: CURSOR_FAMILY, key: vec![shard], value: None };
+    let rows: Vec<_> = (0..=u8::MAX).map(forget).collect();
+    world.system.note_rows(Earnings::cursors().place(), &rows);
+    world.system.settle().await;
+    let again = Bookkeeper::new();
+    world.keep(&again).await;
+    assert_eq!(earned(&world, 1).await, 1);
+
+    // A sandbox earns nobody anything.
+    world.system.set_own_time(types::home_of(TenantId(3)), 0);
+    world.buy(3).await;
+    // What was settled before its tenant came here was earned elsewhere.
+    world.fill(TenantId(4)).await;
+    let postings = vec![Posting { account: Account::Payable(id), amount: 50 }];
+    let drawn = HoldDrawn { hold: HoldId(1), draws: Vec::new(), ended: true, postings };
+    let event = WalletEvent::HoldDrawn(drawn);
+    let retold = Retold {
+        seq: 2,
+        caller: "user/elsewhere".into(),
+        request: 1.into(),
+        command: "settle".into(),
+        event: event.name().into(),
+        event_version: event.version(),
+        payload: event.encode().unwrap(),
+        time_ms: 1,
+    };
+    let place = wallet_address(TenantId(4)).place().clone();
+    world.system.retell(&place, retold, Box::new(|_| {})).unwrap();
+    world.system.settle().await;
+    world.keep(&books).await;
+    assert_eq!(earned(&world, 1).await, 1);
+    world.buy(5).await;
+    world.keep(&books).await;
+    assert_eq!(earned(&world, 1).await, 2, "and the books go on");
     world.system.stop().await;
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use types::rfc3339;
 
 use crate::developer::Profile;
+use crate::listing::DeployNote;
 
 /// A developer's profile.
 #[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
@@ -28,15 +29,14 @@ pub struct DeveloperProfileResponse {
 }
 
 impl DeveloperProfileResponse {
-    pub(crate) fn of(profile: &Profile, email: String) -> Self {
+    pub(crate) fn of(profile: &Profile, email: String, total_earnings: i64) -> Self {
         Self {
             imperal_id: profile.user.to_string(),
             email,
             nickname: profile.nickname.clone(),
             tier: profile.tier.name().to_owned(),
             apps_count: profile.apps.len(),
-            // Earnings stand in the payers' settlements and are not gathered yet.
-            total_earnings: 0,
+            total_earnings,
             registered_at: Some(rfc3339(profile.registered_at)),
         }
     }
@@ -131,20 +131,27 @@ pub struct AppDetailResponse {
 /// A version that was deployed.
 #[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct DeployResponse {
-    /// Always `success`: what fails is not deployed.
-    pub status: &'static str,
+    /// success, warning or failed; what is deployed here and fails is not there.
+    pub status: String,
     /// RFC 3339.
     pub deployed_at: String,
     /// The version, as the app calls it.
     pub commit_sha: String,
-    /// Empty.
+    /// Why it failed.
     pub error_message: String,
+}
+
+impl From<DeployNote> for DeployResponse {
+    fn from(note: DeployNote) -> Self {
+        let DeployNote { commit_sha, status, error_message, at } = note;
+        Self { status, deployed_at: rfc3339(at), commit_sha, error_message }
+    }
 }
 
 impl From<&Version> for DeployResponse {
     fn from(version: &Version) -> Self {
         Self {
-            status: "success",
+            status: "success".to_owned(),
             deployed_at: rfc3339(version.deployed_at),
             commit_sha: version.version.clone(),
             error_message: String::new(),

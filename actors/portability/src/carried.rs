@@ -15,6 +15,7 @@
 //! | `claim`, `mail`, `sign_up`, `new_tenant` | no | the installation's |
 //! | `numbers`, `signing_keys`, `operator_act` | no | the installation's |
 //! | `tenant_import`, `sandbox`, `sandboxes` | no | about the installation |
+//! | `listing`, `install`, `earnings` | no | reviews, installs and payouts of the installation |
 //!
 //! The integer ids of the ledger's lines are the installation's, and are given anew.
 //! A kind that is not named stays. Of what stays the header goes along (ids, names of events and

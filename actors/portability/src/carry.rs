@@ -12,6 +12,7 @@ use identity::claim::{
 use identity::membership::TENANT_NAMES;
 use identity::tenant::{Arrive, Tenant};
 use identity::user::{AuthMethod, Create, User};
+use market::Storefront;
 use market::developer::{Developer, NICKNAME, Profile};
 use persistence::tenant_file::ExportKey;
 use persistence::{Opened, Outcome, StreamName};
@@ -303,7 +304,10 @@ async fn settle_names(
         take(system, TENANT_NAMES, &name, tenant.0, target, origin).await?;
     }
     for profile in developers {
-        profile.apps.iter().for_each(|app| apps.forget(app));
+        for app in &profile.apps {
+            apps.forget(app);
+            Storefront::refresh(system, app, origin).await?;
+        }
         if let Some(nickname) = profile.nickname {
             let target = ClaimTarget { user: profile.user, tenant };
             take(system, NICKNAME, &nickname, profile.user.0, target, origin).await?;

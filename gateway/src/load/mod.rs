@@ -20,6 +20,7 @@ mod report;
 mod runner;
 mod scenario;
 mod schedule;
+mod search;
 mod setup;
 mod storm;
 #[cfg(test)]
@@ -90,6 +91,11 @@ pub struct LoadArgs {
     /// The tenants that they are spread over; a user has at most 100 readers
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     tenants: u32,
+
+    /// The apps that the scenario `search` puts into the marketplace
+    #[arg(long, default_value_t = 10_000,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    apps: u32,
 
     /// The calls of one batch
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1_000))]

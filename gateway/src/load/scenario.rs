@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::LoadError;
 use super::client::{Answer, Prepared};
+use super::search;
 use super::setup::{Member, Setup};
 
 /// What `all` stands for on the command line.
@@ -45,6 +46,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "batch", in_all: true, prepare: |setup| batch(setup).boxed() },
     Scenario { name: "batch-write", in_all: true, prepare: |setup| batch_write(setup).boxed() },
     Scenario { name: "batch-mixed", in_all: false, prepare: |setup| batch_mixed(setup).boxed() },
+    Scenario { name: "search", in_all: false, prepare: |setup| search::prepare(setup).boxed() },
 ];
 
 /// The scenarios that a name on the command line stands for.
@@ -71,7 +73,7 @@ pub(crate) struct Workload {
 }
 
 impl Workload {
-    fn new(requests: Vec<Prepared>, accept: Accept) -> Self {
+    pub(crate) fn new(requests: Vec<Prepared>, accept: Accept) -> Self {
         Self { requests, accept, once: false }
     }
 }

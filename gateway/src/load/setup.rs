@@ -140,6 +140,11 @@ impl Setup {
         usize::from(self.args.batch_size)
     }
 
+    /// How many apps are put into the marketplace.
+    pub(crate) fn apps(&self) -> usize {
+        self.args.apps as usize
+    }
+
     /// How many readers there are, and how many tenants they are spread over.
     pub(crate) fn readers(&self) -> (usize, usize) {
         let readers = self.args.readers as usize;
@@ -322,6 +327,15 @@ impl Setup {
         let body = body.map(|body| Bytes::from(body.to_string()));
         let request = self.member_request(method, path, &member.token, body)?;
         self.lane().send(path, request).await
+    }
+
+    /// Posts with the service token, for nobody, and answers the JSON of a 2xx answer.
+    pub(crate) async fn post_as_service(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> Result<Value, LoadError> {
+        self.lane().post(path, &[self.service()?], body).await
     }
 
     /// Who am I?

@@ -228,6 +228,10 @@ fn platform(_: u64, request: &Request<Bytes>) -> Reply {
         }
         (["developer", "register"], Some(_)) => Reply::Answer(400, json!({ "error": "known" })),
         (["developer", "apps"], Some(_)) => Reply::Answer(201, Value::Null),
+        (["admin", "apps", _, "approve"], None) if header("x-service-token").is_some() => {
+            Reply::Answer(200, Value::Null)
+        }
+        (["marketplace", "apps"], Some(_)) => Reply::Answer(200, json!({ "apps": [] })),
         (["extensions", "developer", "call"], Some(_)) if body["function"] == "deploy_ir" => {
             let params = &body["params"];
             assert_eq!(params["app_id"], params["ir_dict"]["app"]["id"]);
@@ -254,7 +258,8 @@ async fn every_scenario_prepares_itself_through_the_public_interface() {
     let tokens = folder.path().join("tokens");
     std::fs::write(&tokens, "load-1\n\nload-2\n").unwrap();
     let tokens = tokens.to_str().unwrap();
-    let more = ["--wallets", "20", "--batch-size", "130", "--token-file", tokens];
+    let few = ["--wallets", "20", "--batch-size", "130", "--apps", "3"];
+    let more = [&few[..], &["--token-file", tokens]].concat();
     let target = Target::resolve(&url).await.unwrap();
     let profile = Profile { duration: Duration::from_millis(100), ..profile(4, Some(200)) };
     let setup = Setup::new(args(&url, &more), target.clone(), profile.span()).unwrap();
@@ -264,6 +269,7 @@ async fn every_scenario_prepares_itself_through_the_public_interface() {
             "me-cold" => 2,
             "debits" => 20,
             "call" => 100,
+            "search" => super::search::QUESTIONS,
             _ => 1,
         };
         assert_eq!(workload.requests.len(), prepared, "{}", scenario.name);

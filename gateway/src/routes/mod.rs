@@ -2,6 +2,7 @@
 
 mod accounts;
 mod actions;
+mod admin_apps;
 mod auth;
 mod backups;
 mod billing;
@@ -18,10 +19,12 @@ pub(crate) mod freezes;
 mod hosts;
 mod import;
 mod install_keys;
+mod installs;
 mod invitation_page;
 mod keys;
 mod limits;
 mod mail_pages;
+mod marketplace;
 mod me;
 mod members;
 mod oauth;
@@ -29,7 +32,9 @@ mod operator;
 mod operator_actors;
 mod operator_users;
 mod password;
+mod payouts;
 mod portability;
+mod portal;
 mod probes;
 mod roles;
 mod secrets;
@@ -69,6 +74,11 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(limits::router())
         .merge(usage::router())
         .merge(developer::router())
+        .merge(portal::router())
+        .merge(payouts::router())
+        .merge(marketplace::router())
+        .merge(installs::router())
+        .merge(admin_apps::router())
         .merge(hosts::router())
         .merge(calls::router())
         .merge(secrets::router())
