@@ -12,6 +12,9 @@
 #![expect(clippy::unwrap_used, reason = "a check that cannot set itself up has failed")]
 #![expect(clippy::print_stdout, reason = "the seed and the summary are what a long run is for")]
 
+#[path = "crash/deciding.rs"]
+mod deciding;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

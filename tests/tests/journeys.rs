@@ -42,6 +42,9 @@ mod wallets;
 #[path = "journeys/apps.rs"]
 mod apps;
 
+#[path = "journeys/confirmations.rs"]
+mod confirmations;
+
 #[path = "journeys/hosts.rs"]
 mod hosts;
 

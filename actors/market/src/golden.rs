@@ -3,7 +3,7 @@
 use identity::frozen::{ReasonClass, Target};
 use supervision::testkit::Golden;
 use supervision::{Entity, Timestamp};
-use types::{AppId, CallId, HoldId, TenantId, UserId};
+use types::{AppId, CallId, ConfirmationId, HoldId, TenantId, UserId};
 
 use crate::developer::*;
 use crate::freeze::*;
@@ -52,6 +52,7 @@ fn freeze_samples() -> Vec<FreezeEvent> {
         }),
         FreezeEvent::StoppingRetried(StoppingRetried {}),
         FreezeEvent::AllStopped(AllStopped { tally }),
+        FreezeEvent::CardsVoided(CardsVoided { cards: 1 }),
         FreezeEvent::Resumed(Resumed { reason: text("changed"), by: text("user/operator") }),
     ]
 }
@@ -60,6 +61,12 @@ fn freeze_samples() -> Vec<FreezeEvent> {
 fn every_event_is_stored_as_it_always_was() {
     golden().check_events(&samples());
     golden().check_events(&freeze_samples());
+}
+
+#[test]
+fn what_is_stopped_keeps_its_place() {
+    let card = (Item::Card(ConfirmationId(10)), Outcome::Voided);
+    golden().check("items/confirmation", &persistence::codec::encode(&card).unwrap());
 }
 
 #[test]

@@ -11,6 +11,7 @@
 //! | `user` | no | members' addresses and names go along; a password hash stays |
 //! | `session`, `api_keys`, `second_factors` | no | secrets, and what is proven with them |
 //! | `mail_link`, `invitation` | no | the same |
+//! | `confirmation` | no | waits for somebody here; what was held for it lapses there |
 //! | `claim`, `mail`, `sign_up`, `new_tenant` | no | the installation's |
 //! | `numbers`, `signing_keys`, `operator_act` | no | the installation's |
 //! | `tenant_import`, `sandbox`, `sandboxes` | no | about the installation |

@@ -10,6 +10,7 @@
 //! generator shares the machine with the server unless it runs elsewhere: figures include its cost.
 
 mod client;
+mod deciding;
 mod flood;
 mod probe;
 pub(crate) mod progress;
@@ -44,7 +45,7 @@ const DRAIN_SECONDS_MAX: u64 = 10;
 
 /// What `--scenario` takes.
 fn names() -> impl Iterator<Item = &'static str> {
-    scenario::names().chain([storm::NAME, flood::NAME, readers::NAME])
+    scenario::names().chain([storm::NAME, flood::NAME, readers::NAME, deciding::NAME])
 }
 
 /// The options of `bailiwick load`.
@@ -247,6 +248,7 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
     match name.as_str() {
         storm::NAME => return storm::run(&setup, &target, profile.duration, file).await,
         readers::NAME => return readers::run(&setup, &target, profile.duration, file).await,
+        deciding::NAME => return deciding::run(&setup, &target, &profile, file).await,
         flood::NAME => return flood::run(&setup, &target, &profile, file).await,
         _ => {}
     }

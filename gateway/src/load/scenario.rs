@@ -231,7 +231,7 @@ pub(crate) async fn neighbour(setup: &Setup) -> Result<Neighbour, LoadError> {
     })
 }
 
-fn add_book(number: usize) -> Value {
+pub(crate) fn add_book(number: usize) -> Value {
     json!({
         "function": "add_book",
         "params": { "title": format!("Volume {number}"), "pages": 100 + number },
@@ -243,13 +243,18 @@ fn get_book(book: &str) -> Value {
 }
 
 /// The app that the calls go to, under an id of its own, and its owner, who calls it.
-struct Shelf {
+pub(crate) struct Shelf {
     app_id: String,
     owner: Member,
 }
 
 impl Shelf {
-    async fn deploy(setup: &Setup) -> Result<Self, LoadError> {
+    /// Who calls.
+    pub(crate) fn owner(&self) -> &Member {
+        &self.owner
+    }
+
+    pub(crate) async fn deploy(setup: &Setup) -> Result<Self, LoadError> {
         let owner = setup.register_member().await?;
         setup.grant_if_possible(&owner.tenant_id, CREDITS).await?;
         let app_id = setup.unique("load-shelf");
@@ -292,7 +297,11 @@ impl Shelf {
         if books.len() == BOOKS { Ok(books) } else { Err(missing()) }
     }
 
-    fn call_request(&self, setup: &Setup, mut call: Value) -> Result<Prepared, LoadError> {
+    pub(crate) fn call_request(
+        &self,
+        setup: &Setup,
+        mut call: Value,
+    ) -> Result<Prepared, LoadError> {
         call["user_id"] = json!(self.owner.user_id);
         call["tenant_id"] = json!(self.owner.tenant_id);
         let path = format!("/v1/extensions/{}/call", self.app_id);

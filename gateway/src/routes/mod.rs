@@ -6,6 +6,8 @@ mod auth;
 mod backups;
 mod billing;
 mod calls;
+mod confirmation_page;
+mod confirmations;
 mod console;
 mod developer;
 mod device;
@@ -34,6 +36,7 @@ mod signing_keys;
 mod tenants;
 mod users;
 
+pub(crate) use confirmation_page::Tickets;
 pub(crate) use portability::parse_key as parse_export_key;
 
 use axum::Router;
@@ -62,6 +65,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(developer::router())
         .merge(hosts::router())
         .merge(calls::router())
+        .merge(confirmations::router())
         .merge(actions::router())
         .merge(events::router())
         .merge(operator::router())
@@ -97,6 +101,7 @@ pub fn router(app: App) -> Router {
         .merge(console::router())
         .merge(invitation_page::router())
         .merge(device_page::router())
+        .merge(confirmation_page::router())
         .merge(mail_pages::router())
         .route_layer(MapRequestLayer::new(note_route))
         .fallback(|| async { Problem::no_route() })

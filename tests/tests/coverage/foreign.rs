@@ -78,6 +78,7 @@ struct Things {
     key: String,
     session: String,
     factor: String,
+    confirmation: String,
 }
 
 async fn things(server: &Server, name: &str) -> Things {
@@ -101,7 +102,23 @@ async fn things(server: &Server, name: &str) -> Things {
     let id = |value: &Value| value["id"].as_str().unwrap().to_owned();
     let (hold, role, invitation) = (id(&hold.ok(201)), id(&role), id(&invitation));
     let (key, session) = (id(&key), id(&sessions["sessions"][0]));
-    Things { user, hold, trace, app, role, invitation, key, session, factor }
+    let confirmation = waiting(api, &user, &app).await;
+    Things { user, hold, trace, app, role, invitation, key, session, factor, confirmation }
+}
+
+/// A call that waits for its user.
+async fn waiting(api: &Api, user: &User, app: &str) -> String {
+    let set = async |is_on: bool| {
+        let body = json!({"confirmation_enabled": is_on}).to_string();
+        let patch = api.request(Method::PATCH, "/v1/me/settings").json(body).as_user(user);
+        patch.send().await.ok(200);
+    };
+    set(true).await;
+    let call = json!({"function": "add_book", "params": {"title": "Emma"}});
+    let path = format!("/v1/extensions/{app}/call");
+    let held = api.post(&path, &call).as_user(user).send().await.ok(200);
+    set(false).await;
+    text(&held["data"]["confirmation_id"])
 }
 
 struct Matrix {
@@ -127,6 +144,7 @@ impl Matrix {
         id("", "role_id", |it| &it.role);
         id("", "invitation_id", |it| &it.invitation);
         id("", "key_id", |it| &it.key);
+        id("", "confirmation_id", |it| &it.confirmation);
         id("/v1/api-keys/", "id", |it| &it.key);
         id("/v1/auth/me/factors/", "id", |it| &it.factor);
         id("/v1/auth/sessions/", "id", |it| &it.session);
