@@ -29,12 +29,14 @@ const FAMILIES: &[(&str, &str, &str)] = &[
     ("/v1/api-keys", "keys:read", "keys:write"),
     ("/v1/auth/sessions", "sessions:read", "sessions:write"),
     ("/v1/billing", "wallet:read", "wallet:spend"),
+    ("/v1/confirmations", "extensions:read", "extensions:write"),
 ];
 /// Routes that a key needs no scope of their family for: the function that is called says what it
 /// needs.
 const BY_FUNCTION: &[&str] = &[
     "/v1/extensions/{app_id}/batch",
     "/v1/extensions/{app_id}/call",
+    "/v1/extensions/{app_id}/operate",
     "/v1/extensions/{app_id}/quote",
 ];
 

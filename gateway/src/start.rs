@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use activity::feed::{Feed, Tellers};
 use activity::operator_act::{self, Noted};
+use confirmations::Executors;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use extensions::Outside;
 use extensions::completion::Completions;
@@ -327,6 +328,7 @@ pub(crate) fn build(
 ) -> Result<Built, StartError> {
     let builder = identity::register(builder, identity);
     let builder = control::register(billing::register(activity::register(builder)));
+    let builder = confirmations::register(builder);
     let apps = extensions::Apps::new();
     let outside = outside(args, master)?;
     let oauth = Arc::new(extensions::oauth::OAuth::new(&*master.derive("oauth verifiers")?));
@@ -334,12 +336,16 @@ pub(crate) fn build(
         platform_price_per_call: args.call_price,
         outside: Some(outside.clone()),
         frozen: identity.frozen().clone(),
+        guard: Some(identity.clone()),
         ..extensions::Settings::default()
     };
     let built_in: Vec<Arc<dyn extensions::BuiltIn>> =
         vec![DeveloperApp::hosting(apps.clone(), Some(outside.clone()))];
     let extensions = extensions::Extensions::new(settings, apps.clone(), built_in);
+    let builder = builder.port(Executors::new(vec![extensions.clone()]));
+    let builder = builder.port(Arc::new(routes::Tickets::default()));
     let farewells: Vec<Arc<dyn identity::erasure::Farewell>> = vec![
+        Arc::new(confirmations::farewell::ConfirmationsFarewell),
         Arc::new(billing::farewell::BillingFarewell),
         market::farewell::MarketFarewell::new(apps.clone()),
     ];
@@ -447,6 +453,7 @@ async fn note_accepted_loss(system: &System, hash: &str) -> Result<(), Refusal> 
 fn tellers() -> Tellers {
     Tellers::default()
         .with("app", control::tell::tell)
+        .with("confirmation", confirmations::tell)
         .with("earnings", market::tell::tell_earnings)
         .with("install", market::tell::tell_install)
         .with("listing", market::tell::tell_listing)
@@ -467,6 +474,7 @@ fn end_readers_at_stop(app: &App) {
 
 fn describers() -> activity::Describers {
     activity::Describers::default()
+        .with("confirmation", confirmations::describe)
         .with("extension_session", extensions::describe)
         .with("erasure", identity::erasure::describe)
         .with("install", market::tell::describe_install)

@@ -93,7 +93,7 @@ async function logIn(page) {
 }
 
 async function views(page, width) {
-  for (const view of ["overview", "tree", "kinds", "users", "journal"]) {
+  for (const view of ["overview", "tree", "kinds", "users", "confirmations", "journal"]) {
     await page.click(`#views a[data-view="${view}"]`);
     await page.waitForFunction(
       (view) => document.querySelector(`#views a[data-view="${view}"][aria-current="page"]`)
@@ -201,7 +201,7 @@ async function walk(browser, { user, spend }, width) {
   await logIn(page);
   ok(`${width}: logged in, after a refusal`);
   await views(page, width);
-  ok(`${width}: overview, tree, kinds, users, journal`);
+  ok(`${width}: overview, tree, kinds, users, confirmations, journal`);
   await history(page, user, width);
   ok(`${width}: an entity by its user's id, its history and its state before`);
   await refused(page);

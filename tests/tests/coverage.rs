@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 const UNDOCUMENTED: &[&str] = &[
     "/accept-invitation",
     "/assets/{file}",
+    "/confirmations/{confirmation_id}",
     "/console",
     "/console/{file}",
     "/device",
@@ -184,6 +185,7 @@ async fn what_is_served_beside_the_document_is_for_everyone() {
         let path = match *path {
             "/openapi/{name}" => "/openapi/accounts.json",
             "/assets/{file}" => "/assets/palette.css",
+            "/confirmations/{confirmation_id}" => "/confirmations/x",
             "/console/{file}" => "/console/console.js",
             "/docs/{file}" => "/docs/docs.js",
             path => path,

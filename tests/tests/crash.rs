@@ -12,6 +12,8 @@
 #![expect(clippy::unwrap_used, reason = "a check that cannot set itself up has failed")]
 #![expect(clippy::print_stdout, reason = "the seed and the summary are what a long run is for")]
 
+#[path = "crash/deciding.rs"]
+mod deciding;
 #[path = "crash/race.rs"]
 mod race;
 

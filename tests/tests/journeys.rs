@@ -45,6 +45,9 @@ mod limits;
 #[path = "journeys/apps.rs"]
 mod apps;
 
+#[path = "journeys/confirmations.rs"]
+mod confirmations;
+
 #[path = "journeys/hosts.rs"]
 mod hosts;
 

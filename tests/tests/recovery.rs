@@ -13,6 +13,9 @@
 #![expect(clippy::unwrap_used, reason = "a check that cannot set itself up has failed")]
 #![expect(clippy::print_stdout, reason = "the child tells where it listens, and the sum is told")]
 
+#[path = "recovery/confirming.rs"]
+mod confirming;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

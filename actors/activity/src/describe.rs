@@ -50,6 +50,8 @@ pub struct ActionItem {
     pub error: Option<String>,
     /// Its place in the batch, from 0.
     pub index: u32,
+    /// How a person stood to it: `asked`, or `user_accepted` for what was confirmed.
+    pub confirmation: Option<String>,
 }
 
 impl ActionItem {
@@ -63,6 +65,7 @@ impl ActionItem {
             price: 0,
             error: None,
             index: 0,
+            confirmation: None,
         }
     }
 }

@@ -39,6 +39,9 @@ pub struct Action {
     pub price: i64,
     /// Why it failed.
     pub error: Option<String>,
+    /// `user_accepted` for what a person has confirmed, `asked` for the question itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirmation: Option<String>,
     /// The command that the entity was given.
     pub command: String,
     /// The event that it recorded.
@@ -78,6 +81,7 @@ impl Action {
             status: item.status,
             price: item.price,
             error: item.error,
+            confirmation: item.confirmation,
             command: header.command.to_string(),
             event: header.event.to_string(),
             stream: header.stream.to_string(),

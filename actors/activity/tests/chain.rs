@@ -90,6 +90,7 @@ fn describe(event: &str, version: u16, payload: &[u8]) -> Vec<ActionItem> {
         price: 3,
         error: sold.error.clone(),
         index,
+        confirmation: None,
     };
     (0..).zip(sold.tools).map(item).collect()
 }

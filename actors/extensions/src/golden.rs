@@ -4,7 +4,9 @@ use persistence::codec;
 use serde_json::json;
 use supervision::testkit::Golden;
 use supervision::{Entity, Event, Timestamp};
-use types::{AppId, CallId, HoldId, JsonBytes, KeyIdentifier, SharePercent, TenantId, UserId};
+use types::{
+    AppId, CallId, ConfirmationId, HoldId, JsonBytes, KeyIdentifier, SharePercent, TenantId, UserId,
+};
 
 use crate::install_keys::*;
 use crate::oauth::*;
@@ -58,6 +60,7 @@ fn samples() -> Vec<SessionEvent> {
             writes: vec![write(1, Some(document())), write(2, None)],
             hold: Some(HoldId(9)),
             share: SharePercent::new(70).unwrap(),
+            confirmation: Some(ConfirmationId(11)),
         }),
         SessionEvent::Emitted(Emitted {
             id,
@@ -201,11 +204,13 @@ fn rows_and_states_are_stored_as_they_always_were() {
 #[test]
 fn each_call_of_a_run_is_an_action() {
     let event = sample("ran");
-    let actions = crate::describe("ran", 1, &event.encode().unwrap());
+    let actions = crate::describe("ran", 2, &event.encode().unwrap());
     let told: Vec<_> = actions.iter().map(|it| (it.index, it.price, it.error.clone())).collect();
     assert_eq!(told, [(0, 3, None), (1, 0, Some("step_failed".to_owned())), (2, 3, None)]);
     let lost = crate::describe("lost", 1, &sample("lost").encode().unwrap());
     assert_eq!(lost[0].error.as_deref(), Some("outcome_unknown"));
     assert!(crate::describe("settled", 1, &sample("settled").encode().unwrap()).is_empty());
+    assert_eq!(actions[0].confirmation.as_deref(), Some("user_accepted"));
+    assert!(lost[0].confirmation.is_none());
     assert!(crate::describe("ran", 9, &[]).is_empty());
 }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use billing::wallet::{PlaceHold, Release, Wallet, wallet_address};
+use confirmations::Held;
 use supervision::{Class, Origin, Refusal, System};
 use types::{Amount, AppId, CallId, HoldId, TenantId};
 
@@ -29,13 +30,16 @@ pub(crate) struct Hold {
     pub(crate) own: bool,
     /// Whether the session will, whatever becomes of the run.
     is_given: bool,
+    /// Whether it was held before, for a card.
+    is_of_card: bool,
 }
 
 impl Hold {
     /// Nothing.
     pub(crate) fn none(system: &Arc<System>, tenant: TenantId, origin: Origin) -> Self {
         let system = Arc::clone(system);
-        Self { system, tenant, origin, id: None, call: None, own: false, is_given: false }
+        let (id, call, is_of_card) = (None, None, false);
+        Self { system, tenant, origin, id, call, own: false, is_given: false, is_of_card }
     }
 
     /// Holds what a quote says, if the wallet has it, no limit is in the way and the user's role
@@ -79,6 +83,19 @@ impl Hold {
 }
 
 impl Hold {
+    /// What is held for a card, which ends it unless the session does.
+    pub(crate) fn of_card(
+        system: &Arc<System>,
+        tenant: TenantId,
+        origin: Origin,
+        held: Option<Held>,
+    ) -> Self {
+        let (id, call) = (held.map(|held| held.hold), held.map(|held| held.call));
+        let mut hold = Self::none(system, tenant, origin);
+        (hold.id, hold.call, hold.is_given, hold.is_of_card) = (id, call, true, true);
+        hold
+    }
+
     /// From here on the session ends it.
     pub(crate) fn give(&mut self) {
         self.is_given = true;
@@ -86,7 +103,7 @@ impl Hold {
 
     /// The session did not take it.
     pub(crate) fn take_back(&mut self) {
-        self.is_given = false;
+        self.is_given = self.is_of_card;
     }
 }
 

@@ -3,12 +3,13 @@
 //! Reading order, which is the way of a call: [`runtime`] authorises and pays, [`catalogue`] knows
 //! the app, [`execute`] runs it over a [`view`] of the documents, [`session`] takes in what came of
 //! it, [`answer`] is what the caller gets. [`flights`] knows what is under way, [`turns`] whose run
-//! is next. What leaves the server goes through [`outside`]: to the apps' own [`hosts`]
-//! ([`signing`], [`places`], [`breaker`], [`host_secrets`]) and for a [`completion`], all of it
-//! over the port [`outgoing`]. Who calls an app from outside comes by a [`webhook`], for the tenant
-//! that one of its [`install_keys`] names; users connect accounts elsewhere by [`oauth`].
-//! [`store`] is the documents as an app's runtime reaches them. [`built_in`] is for apps that are
-//! part of the server; [`ir`] is the format that all others are written in.
+//! is next, [`guard`] what waits for a person. What leaves the server goes through [`outside`]: to
+//! the apps' own [`hosts`] ([`signing`], [`places`], [`breaker`], [`host_secrets`]) and for a
+//! [`completion`], all of it over the port [`outgoing`]. Who calls an app from outside comes by a
+//! [`webhook`], for the tenant that one of its [`install_keys`] names; users connect accounts
+//! elsewhere by [`oauth`]. [`store`] is the documents as an app's runtime reaches them.
+//! [`built_in`] is for apps that are part of the server; [`ir`] is the format that all others are
+//! written in.
 
 pub mod answer;
 pub mod breaker;
@@ -18,6 +19,7 @@ pub mod completion;
 pub mod consent;
 pub mod execute;
 pub mod flights;
+pub mod guard;
 pub mod health;
 pub mod host_secrets;
 pub mod hosts;
@@ -54,6 +56,7 @@ pub use built_in::{BuiltIn, BuiltInCall};
 pub use catalogue::{Apps, CompiledApp};
 pub use describe::describe;
 pub use flights::{Flights, Flying, Stopped};
+pub use guard::{Guard, Operated};
 pub use outside::Outside;
 pub use runtime::{Call, Extensions, Quote, Request, Settings};
 pub use tell::tell;

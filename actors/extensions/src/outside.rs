@@ -36,6 +36,7 @@ use crate::execute::{
     ANSWERS_BYTES_MAX, Answered, action_of, answers_too_large, bindings, host_answer, shortened,
     weight,
 };
+use crate::guard::Leave;
 use crate::hold::Hold;
 use crate::host_secrets::HostSecrets;
 use crate::hosts::{CodeCall, HostFigures, Hosts};
@@ -81,13 +82,15 @@ pub(crate) struct Nesting {
     pub(crate) apps_above: Arc<[String]>,
     /// When everything outside is over.
     pub(crate) ends: Instant,
+    /// With whose leave it runs.
+    pub(crate) leave: Leave,
 }
 
 impl Nesting {
     /// A request from outside.
     pub(crate) fn root() -> Self {
         let ends = Instant::now() + OUTSIDE_TIME_MAX;
-        Self { depth: 0, apps_above: Arc::new([]), ends }
+        Self { depth: 0, apps_above: Arc::new([]), ends, leave: Leave::default() }
     }
 }
 
@@ -391,6 +394,7 @@ impl Extensions {
                 depth,
                 apps_above: above.chain([plan.ir.id.clone()]).collect(),
                 ends: plan.nesting.ends,
+                leave: plan.nesting.leave.within(),
             };
             let inner = Request {
                 caller: request.caller.clone(),

@@ -9,15 +9,15 @@
 //! - With an idempotency key the outcome is recorded together with what was done.
 //! - What may act outside the server goes on when its caller goes away: see [`crate::outside`].
 //! - A run that was stopped ([`crate::flights`]) is not recorded, and its hold is released.
+//! - What waits for a person ([`crate::guard`]) is neither paid nor run before it is confirmed.
 //!
 //! Deliberate limits
-//! - No confirmations yet.
 //! - What a caller may not call refuses the whole batch: nothing of it runs.
 //! - The hold lives [`HOLD_TTL_MS`](crate::hold::HOLD_TTL_MS), so that a process that dies between
 //!   hold and record gives the money back by itself.
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use identity::frozen::Frozen;
 use serde::Serialize;
@@ -30,18 +30,19 @@ use types::{AppId, CallId, Caller, HoldId, SharePercent, TenantId, UserId, home_
 use crate::allowance;
 use crate::announce;
 use crate::answer::{CallAnswer, Trace};
-use crate::built_in::{BuiltIn, BuiltInCall};
+use crate::built_in::{BuiltIn, carry_out};
 use crate::catalogue::{Apps, CompiledApp};
 use crate::consent;
-use crate::execute::{Executed, Job, Progress, ran_item};
+use crate::execute::{Executed, Job, Progress};
 use crate::flights::{Flight, Flights, Flying};
+use crate::guard::{Called, Guard, HeldBack, Intercepted, of_built_in};
 use crate::hold::{HOLD_OUTSIDE_TTL_MS, HOLD_TTL_MS, Hold};
 use crate::indexing::Indexer;
 use crate::ir::{self, ActionType};
 use crate::outside::{Acts, Nesting, Outside};
 use crate::session::{
-    Action, ApplyRun, BATCH_ITEMS_MAX, DOCUMENTS_CHANGED, DocumentWrite, ExtensionSession, NOBODY,
-    Ran, RanItem, Scope,
+    ApplyRun, BATCH_ITEMS_MAX, DOCUMENTS_CHANGED, DocumentWrite, ExtensionSession, NOBODY, Ran,
+    RanItem, Scope,
 };
 use crate::turns::Turns;
 use crate::view::SystemRows;
@@ -66,6 +67,8 @@ pub struct Settings {
     pub outside: Option<Arc<Outside>>,
     /// What is frozen: shared with whoever freezes.
     pub frozen: Arc<Frozen>,
+    /// Who knows what waits for a person; without, nothing does.
+    pub guard: Option<Arc<dyn Guard>>,
 }
 
 impl Default for Settings {
@@ -77,6 +80,7 @@ impl Default for Settings {
             runs_at_once: cores,
             outside: None,
             frozen: Arc::default(),
+            guard: None,
         }
     }
 }
@@ -163,6 +167,10 @@ impl Extensions {
         self.settings.outside.as_ref()
     }
 
+    pub(crate) fn guard(&self) -> Option<&Arc<dyn Guard>> {
+        self.settings.guard.as_ref()
+    }
+
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -179,7 +187,12 @@ impl Extensions {
 
     /// Enters a run, unless its tenant, user or app is frozen. Looked at only now that whoever
     /// freezes one finds this run.
-    fn take_off(&self, request: &Request, id: CallId, app: &AppId) -> Result<Flight, Refusal> {
+    pub(crate) fn take_off(
+        &self,
+        request: &Request,
+        id: CallId,
+        app: &AppId,
+    ) -> Result<Flight, Refusal> {
         let (tenant, user) = (request.tenant, request.user);
         let flight = self.flights.enter(Flying { id, tenant, user, app: app.clone() });
         self.settings.frozen.check(tenant, user)?;
@@ -260,7 +273,7 @@ impl Extensions {
         (shape, nesting): (Shape, Nesting),
     ) -> Result<Vec<CallAnswer>, Refusal> {
         if let Some(app) = self.built_in(&request.app) {
-            return self.run_built_in(system, app.as_ref(), request, &calls, shape).await;
+            return self.run_built_in(system, app.as_ref(), request, calls, (shape, nesting)).await;
         }
         let (app, ir) = self.admit(system, &request, &calls).await?;
         let scope = scope_of(&request, app.id.clone());
@@ -269,22 +282,30 @@ impl Extensions {
             Begun::Recorded(answers) => return Ok(answers),
             Begun::New(ticket) => ticket,
         };
+        let weigh = |call: &Call| self.weigh(&app, &ir, call);
+        let called = Called { app: &app.id, version: &app.version, weigh: &weigh };
+        let (leave, calls) = (nesting.leave.clone(), (calls, shape));
+        let back = self.hold_back(system, &request, &leave, called, calls, ticket).await?;
+        let HeldBack { calls, ticket, intercepted } = back;
+        if calls.is_empty() {
+            return Ok(intercepted.merged(Vec::new()));
+        }
         let quote = self.price(&app, &ir, &calls);
-        let id = CallId(system.new_id());
+        let id = leave.run(system);
         let flight = self.take_off(&request, id, &app.id)?;
         let leads_outside = calls.iter().any(|call| ir.leads_outside(&call.function));
         let ttl_ms = if leads_outside { HOLD_OUTSIDE_TTL_MS } else { HOLD_TTL_MS };
-        let hold = Hold::place(system, &request, id, &quote, (&app.id, ttl_ms)).await?;
-        let calls = Arc::new(calls);
-        let plan = Plan { flight, scope, address, app, ir, calls, shape, nesting };
+        let paid = self.pay(system, &request, (id, &leave), &quote, (&app.id, ttl_ms));
+        let (hold, calls, merge) = (paid.await?, Arc::new(calls), intercepted.clone());
+        let plan = Plan { flight, scope, address, app, ir, calls, shape, nesting, intercepted };
         if !leads_outside {
-            return self.fly(system, &request, &plan, hold, ticket).await;
+            return Ok(merge.merged(self.fly(system, &request, &plan, hold, ticket).await?));
         }
         // Its caller may go away; what it does outside is still brought to its end.
         let (me, system) = (self.me.upgrade().ok_or_else(Refusal::crashed)?, Arc::clone(system));
         let flying =
             tokio::spawn(async move { me.fly(&system, &request, &plan, hold, ticket).await });
-        flying.await.map_err(|_| Refusal::crashed())?
+        Ok(merge.merged(flying.await.map_err(|_| Refusal::crashed())??))
     }
 
     async fn fly(
@@ -345,7 +366,8 @@ impl Extensions {
             let executed = self.execute(system, request, plan, parts, &mut lane).await?;
             let Executed { items, mut answers, reads, writes } = executed;
             let ticket = ticket.take().filter(|_| plan.shape.records(&answers));
-            let body = ticket.as_ref().map(|_| plan.shape.render(&answers));
+            let render = |_: &Ticketed| plan.intercepted.render(plan.shape, &answers);
+            let body = ticket.as_ref().map(render);
             let ran = plan.ran(&items, writes, hold.id);
             let events = announce::events(&plan.app.id, &plan.ir, &plan.calls, &answers);
             let (usage, is_started) = (acts.usage.clone(), acts.is_started);
@@ -448,7 +470,7 @@ impl Extensions {
         Ok((app, ir))
     }
 
-    fn price(&self, app: &CompiledApp, ir: &ir::App, calls: &[Call]) -> Quote {
+    pub(crate) fn price(&self, app: &CompiledApp, ir: &ir::App, calls: &[Call]) -> Quote {
         let quoted = |call: &Call| {
             // What is not there fails, and costs nothing.
             let known = ir.callable(&call.function).is_some();
@@ -466,10 +488,10 @@ impl Extensions {
         system: &Arc<System>,
         app: &dyn BuiltIn,
         request: Request,
-        calls: &[Call],
-        shape: Shape,
+        calls: Vec<Call>,
+        (shape, nesting): (Shape, Nesting),
     ) -> Result<Vec<CallAnswer>, Refusal> {
-        authorise(&request.caller, app.id(), calls, |function| app.action_type(function))?;
+        authorise(&request.caller, app.id(), &calls, |function| app.action_type(function))?;
         let id = AppId::new(app.id()).map_err(|_| Refusal::not_found("app"))?;
         let scope = scope_of(&request, id.clone());
         let address = scope.address();
@@ -477,8 +499,16 @@ impl Extensions {
             Begun::Recorded(answers) => return Ok(answers),
             Begun::New(ticket) => ticket,
         };
-        let flight = self.take_off(&request, CallId(system.new_id()), &id)?;
-        let (items, mut answers) = carry_out(system, app, &request, calls, shape, &flight).await?;
+        let weigh = |call: &Call| of_built_in(app, call);
+        let called = Called { app: &id, version: "", weigh: &weigh };
+        let (leave, calls) = (nesting.leave, (calls, shape));
+        let back = self.hold_back(system, &request, &leave, called, calls, ticket).await?;
+        let HeldBack { calls, ticket, intercepted } = back;
+        if calls.is_empty() {
+            return Ok(intercepted.merged(Vec::new()));
+        }
+        let flight = self.take_off(&request, leave.run(system), &id)?;
+        let (items, mut answers) = carry_out(system, app, &request, &calls, shape, &flight).await?;
         let id = flight.id();
         let ran = Ran {
             id,
@@ -488,8 +518,9 @@ impl Extensions {
             writes: Vec::new(),
             hold: None,
             share: SharePercent::new(0).map_err(|_| Refusal::crashed())?,
+            confirmation: leave.confirmed().map(|confirmed| confirmed.id),
         };
-        let body = ticket.as_ref().map(|_| shape.render(&answers));
+        let body = ticket.as_ref().map(|_| intercepted.render(shape, &answers));
         let (tenant, origin) = (request.tenant, request.origin.clone());
         let mut hold = Hold::none(system, tenant, origin);
         let (reads, usage, events) = (Vec::new(), Vec::new(), Vec::new());
@@ -500,7 +531,7 @@ impl Extensions {
         flight.landed(true);
         announce::refresh(system, &scope, announce::panels_named(&answers));
         trace(&mut answers, id, items);
-        Ok(answers)
+        Ok(intercepted.merged(answers))
     }
 
     fn built_in(&self, app: &str) -> Option<&Arc<dyn BuiltIn>> {
@@ -523,7 +554,7 @@ impl Shape {
     }
 
     /// The HTTP body.
-    fn render(self, answers: &[CallAnswer]) -> Vec<u8> {
+    pub(crate) fn render(self, answers: &[CallAnswer]) -> Vec<u8> {
         let body = match (self, answers) {
             (Self::Single | Self::Delivery, [answer]) => serde_json::to_vec(answer),
             _ => serde_json::to_vec(answers),
@@ -543,6 +574,7 @@ pub(crate) struct Plan {
     pub(crate) calls: Arc<Vec<Call>>,
     shape: Shape,
     pub(crate) nesting: Nesting,
+    intercepted: Intercepted,
 }
 
 impl Plan {
@@ -555,17 +587,18 @@ impl Plan {
             writes,
             hold,
             share: self.app.share,
+            confirmation: self.nesting.leave.confirmed().map(|confirmed| confirmed.id),
         }
     }
 }
 
 /// What a key has led to so far.
-enum Begun {
+pub(crate) enum Begun {
     Recorded(Vec<CallAnswer>),
     New(Option<Ticketed>),
 }
 
-async fn begin(
+pub(crate) async fn begin(
     system: &Arc<System>,
     address: &Address<ExtensionSession>,
     key: Option<&IdempotencyKey>,
@@ -605,52 +638,6 @@ async fn apply(
     outcome
 }
 
-/// Carries the calls out, one after the other. A refusal ends a single call; in a batch it is the
-/// answer to the call it was met by.
-async fn carry_out(
-    system: &Arc<System>,
-    app: &dyn BuiltIn,
-    request: &Request,
-    calls: &[Call],
-    shape: Shape,
-    flight: &Flight,
-) -> Result<(Vec<RanItem>, Vec<CallAnswer>), Refusal> {
-    let (mut items, mut answers) = (Vec::new(), Vec::new());
-    for (index, call) in calls.iter().enumerate() {
-        let started = Instant::now();
-        let called = BuiltInCall {
-            system,
-            caller: &request.caller,
-            tenant: request.tenant,
-            user: request.user,
-            origin: &request.origin,
-            function: &call.function,
-            params: &call.params,
-        };
-        let action = app.action_type(&call.function);
-        let outcome = match action {
-            Some(_) => match flight.check() {
-                Ok(()) => app.call(called).await,
-                Err(stopped) => Err(stopped),
-            },
-            None => {
-                let message = format!("{} has no function {:?}", app.id(), call.function);
-                Ok(CallAnswer::error("function_not_found", message))
-            }
-        };
-        let answer = match (outcome, shape) {
-            (Ok(answer), _) => answer,
-            (Err(refusal), Shape::Single | Shape::Delivery) => return Err(refusal),
-            (Err(refusal), Shape::List) => CallAnswer::error(&refusal.code, refusal.message),
-        };
-        let action = action.map_or(Action::Read, Into::into);
-        let index = u32::try_from(index).unwrap_or(u32::MAX);
-        items.push(ran_item(index, call, action, &answer, [0, 0], started.elapsed()));
-        answers.push(answer);
-    }
-    Ok((items, answers))
-}
-
 fn trace(answers: &mut [CallAnswer], run: CallId, items: Vec<RanItem>) {
     for (answer, item) in answers.iter_mut().zip(items) {
         answer.trace = Some(Trace { run, item });
@@ -665,7 +652,7 @@ fn check_count(calls: &[Call]) -> Result<(), Refusal> {
     Err(Refusal::invalid("calls", message))
 }
 
-fn scope_of(request: &Request, app: AppId) -> Scope {
+pub(crate) fn scope_of(request: &Request, app: AppId) -> Scope {
     Scope { tenant: request.tenant, user: request.user.unwrap_or(NOBODY), app }
 }
 

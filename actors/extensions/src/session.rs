@@ -29,13 +29,14 @@ use supervision::{
     Retrying, RowDraft, Timestamp, Turn, retry,
 };
 use types::{
-    AppId, CallId, Credits, HoldId, JsonBytes, SharePercent, TenantId, UserId, base32, home_of,
-    owner_of_tenant,
+    AppId, CallId, ConfirmationId, Credits, HoldId, JsonBytes, SharePercent, TenantId, UserId,
+    base32, home_of, owner_of_tenant,
 };
 
 use crate::ir::ActionType;
 
 pub mod indexes;
+mod past;
 mod started;
 pub use started::{
     Completed, LoseRun, Lost, STARTED_MAX, STARTED_MS_MAX, StartRun, Started, StartedCall, Usage,
@@ -214,6 +215,8 @@ pub struct Ran {
     pub hold: Option<HoldId>,
     /// The developer's share of the price.
     pub share: SharePercent,
+    /// The card on which a person has confirmed it.
+    pub confirmation: Option<ConfirmationId>,
 }
 
 /// The functions of a run told what they declare.
@@ -255,7 +258,7 @@ supervision::events! {
     /// What happens in an extension session.
     pub enum SessionEvent {
         /// A call or batch ran.
-        Ran(Ran) = "ran", 1;
+        Ran(Ran) = "ran", 2, was 1 as past::RanV1;
         /// Its functions told what they declare.
         Emitted(Emitted) = "emitted", 1;
         /// It was paid for.
@@ -617,6 +620,7 @@ mod tests {
             writes: vec![write],
             hold: Some(HoldId(id)),
             share: SharePercent::new(70).unwrap(),
+            confirmation: None,
         };
         let reads = reads.to_vec();
         ApplyRun { ran, reads, usage: Vec::new(), is_started: false, events: Vec::new() }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use billing::wallet::{Balance, Grant, Kind, Reason, Wallet, wallet_address};
+use confirmations::Executors;
 use control::app::{App, Create, Deploy, Listing, SetStatus, Status};
 use control::pricing::PricingModel;
 use identity::frozen::{FROZEN, ReasonClass, Target};
@@ -15,12 +16,14 @@ use types::{
 };
 
 use crate::answer::CallAnswer;
+use crate::built_in::BuiltIn;
 use crate::catalogue::Apps;
 use crate::flights::Stopped;
 use crate::runtime::{Call, Extensions, Request, Settings};
 use crate::session::{BATCH_ITEMS_MAX, ExtensionSession, Scope, StoredDocument};
 use crate::view::{Rows, SystemRows};
 
+mod guard;
 mod indexes;
 mod limits;
 mod outside;
@@ -72,11 +75,18 @@ async fn world() -> World {
 }
 
 async fn world_with(settings: Settings) -> World {
+    world_of(settings, Vec::new()).await
+}
+
+async fn world_of(settings: Settings, built_in: Vec<Arc<dyn BuiltIn>>) -> World {
     let options = Options { engine: EngineKind::Memory, ..Options::new("") };
     let journal = Journal::open(options, &MasterKey::from_bytes([7; 32])).unwrap();
+    let extensions = Extensions::new(settings, Apps::new(), built_in);
     let builder = System::builder(SystemOptions::new(journal));
     let builder = builder.kind::<identity::tenant::Tenant>();
-    let system = crate::register(control::register(billing::register(builder))).start();
+    let builder = builder.port(Executors::new(vec![extensions.clone()]));
+    let builder = confirmations::register(control::register(billing::register(builder)));
+    let system = crate::register(builder).start();
     let id = AppId::new("shelf").unwrap();
     let listing = Listing {
         display_name: "Shelf".to_owned(),
@@ -91,7 +101,6 @@ async fn world_with(settings: Settings) -> World {
     let (apps, address) = (system.directory::<App>(), App::address(&id, HOME));
     let create = Create { id, developer: ADA, tenant: HOME, listing };
     apps.ask(&address, create, origin()).await.unwrap();
-    let extensions = Extensions::new(settings, Apps::new(), Vec::new());
     let world = World { system, extensions };
     let refused = world.call("books", json!({})).await.unwrap_err();
     assert_eq!(refused.code, "not_deployed");

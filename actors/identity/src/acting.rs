@@ -2,8 +2,9 @@
 //! belong together.
 
 use supervision::{Class, Refusal};
-use types::{TenantId, UserId};
+use types::{Caller, CallerKind, KeyIdentifier, TenantId, UserId};
 
+use crate::api_key::ApiKeys;
 use crate::service::Identity;
 use crate::tenant::Tenant;
 use crate::unless_erased;
@@ -32,6 +33,31 @@ impl Identity {
         let refusal = || off("account_disabled", "this account is switched off");
         is_on.then_some(()).ok_or_else(refusal)?;
         self.frozen().check(tenant, Some(user))
+    }
+
+    /// A caller who was let in before, with what is left of their rights: a user's, or a key's that
+    /// still stands. Refused as [`Identity::admit_service`], and with 403 `key_revoked`.
+    pub async fn as_of_now(&self, caller: Caller) -> Result<Caller, Refusal> {
+        let user = caller.user.ok_or_else(|| Refusal::not_found("user"))?;
+        let tenant = caller.tenant;
+        self.admit_service(tenant, Some(user)).await?;
+        let account = self.account(user, Some(tenant)).await?;
+        let account = account.ok_or_else(|| Refusal::not_found("user"))?;
+        if let (CallerKind::ApiKey, Some(key)) = (caller.kind, caller.credential) {
+            let (system, id) = (self.system()?, KeyIdentifier(key));
+            let look = move |keys: &ApiKeys| keys.get(id).cloned();
+            let (keys, address) = (system.directory::<ApiKeys>(), ApiKeys::address(user, tenant));
+            let key = unless_erased(keys.look(&address, system.system_origin(), look).await)?;
+            let now = system.clock().now();
+            let stands = key.is_some_and(|key| {
+                !key.is_expired(now) && key.made_under.counts(account.keys_from)
+            });
+            let refusal = || off("key_revoked", "the key that asked for this is no more");
+            stands.then_some(()).ok_or_else(refusal)?;
+        }
+        let (_, membership) = account.membership.ok_or_else(|| Refusal::not_found("user"))?;
+        let scopes = caller.scopes.cut_to(&membership.scopes);
+        Ok(Caller { scopes, role: membership.role, ..caller })
     }
 }
 

@@ -453,6 +453,7 @@ pub fn describe(event: &str, version: u16, bytes: &[u8]) -> Vec<ActionItem> {
         price: 0,
         error: None,
         index: 0,
+        confirmation: None,
     }]
 }
 

@@ -11,6 +11,7 @@
 mod acting;
 pub mod api_key;
 pub mod claim;
+pub mod confirmation_policy;
 pub mod device_login;
 pub mod device_sign_in;
 pub mod erasure;

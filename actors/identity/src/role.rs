@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use supervision::{Class, Refusal, Timestamp};
 use types::{AppId, JsonBytes, RoleIdentifier, Scopes, TenantId};
 
+use crate::confirmation_policy::RolePolicy;
+
 /// The role of whoever owns a tenant.
 pub const OWNER_ROLE: &str = "owner";
 /// The role of an operator, in the system tenant alone.
@@ -160,7 +162,7 @@ pub struct Terms {
     pub attributes: JsonBytes,
     /// Extensions that its members begin with.
     pub extensions: Vec<String>,
-    /// The confirmation policy that its members begin with.
+    /// When its members' calls wait for them: see [`RolePolicy`].
     pub confirmation_policy: String,
     /// How many tasks a member may have running.
     pub max_concurrent_tasks: u64,
@@ -174,11 +176,9 @@ impl Terms {
     /// 422, naming what is wrong.
     pub fn check(&self) -> Result<(), Refusal> {
         check_scopes("default_scopes", &self.scopes, ROLE_SCOPES_BYTES_MAX)?;
-        let texts = [
-            ("display_name", &self.display_name),
-            ("confirmation_policy", &self.confirmation_policy),
-        ];
-        let texts = texts.into_iter().chain(self.extensions.iter().map(|it| ("extensions", it)));
+        RolePolicy::check(&self.confirmation_policy)?;
+        let texts = [("display_name", &self.display_name)].into_iter();
+        let texts = texts.chain(self.extensions.iter().map(|it| ("extensions", it)));
         for (field, text) in texts {
             if text.chars().take(TEXT_CHARS_MAX + 1).count() > TEXT_CHARS_MAX {
                 let message = format!("has more than {TEXT_CHARS_MAX} characters");

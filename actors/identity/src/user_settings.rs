@@ -48,6 +48,7 @@ supervision::events! {
 
 impl Entity for UserSettings {
     const KIND: &'static str = "user_settings";
+    const PUBLISHED: bool = true;
     type Event = UserSettingsEvent;
     type Effect = NoEffect;
 

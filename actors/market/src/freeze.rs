@@ -20,7 +20,7 @@ use serde_json::json;
 use supervision::{
     Address, Command, EffectContext, Entity, Handle, Process, Refusal, RowDraft, Timestamp, Turn,
 };
-use types::{CallId, HoldId, TenantId, home_of, platform, rfc3339};
+use types::{CallId, ConfirmationId, HoldId, TenantId, home_of, platform, rfc3339};
 
 use crate::freezer::Freezer;
 
@@ -38,6 +38,8 @@ pub enum Item {
     Call(CallId),
     /// Credits that were held.
     Hold(HoldId),
+    /// What waited for a person.
+    Card(ConfirmationId),
 }
 
 /// What happened to it. Stored: an outcome keeps its place for ever.
@@ -53,6 +55,8 @@ pub enum Outcome {
     StillRunning,
     /// What the hold held may be spent again.
     Released,
+    /// Nobody confirms it any more.
+    Voided,
 }
 
 impl Outcome {
@@ -64,6 +68,7 @@ impl Outcome {
             Self::Refused => "refused",
             Self::StillRunning => "still_running",
             Self::Released => "released",
+            Self::Voided => "voided",
         }
     }
 }
@@ -101,6 +106,8 @@ impl Tally {
             Outcome::Completed | Outcome::Refused => self.calls_completed += 1,
             Outcome::StillRunning => self.calls_running += 1,
             Outcome::Released => self.holds_released += 1,
+            // Counted beside: see [`CardsVoided`].
+            Outcome::Voided => {}
         }
         match self.items.len() < ITEMS_MAX {
             true => self.items.push((item, outcome)),
@@ -114,6 +121,8 @@ impl Tally {
 pub struct Receipt {
     /// What was.
     pub tally: Tally,
+    /// How many cards that waited for a person are void.
+    pub cards_voided: u64,
     /// When it was done.
     pub at: Timestamp,
     /// How long it took since the freeze was durable, in milliseconds.
@@ -210,6 +219,13 @@ pub struct AllStopped {
     pub tally: Tally,
 }
 
+/// What waited for a person waits no more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CardsVoided {
+    /// How many cards.
+    pub cards: u64,
+}
+
 /// It goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Resumed {
@@ -228,6 +244,8 @@ supervision::events! {
         StoppingRetried(StoppingRetried) = "freeze_retried", 1;
         /// All was stopped.
         AllStopped(AllStopped) = "freeze_stopped", 1;
+        /// What waited for a person waits no more.
+        CardsVoided(CardsVoided) = "freeze_cards_voided", 1;
         /// It goes on.
         Resumed(Resumed) = "freeze_resumed", 1;
     }
@@ -264,6 +282,7 @@ impl Freeze {
 
 impl Entity for Freeze {
     const KIND: &'static str = "freeze";
+    const SNAPSHOT_VERSION: u16 = 2;
     type Event = FreezeEvent;
     type Effect = FreezeEffect;
 
@@ -289,7 +308,12 @@ impl Entity for Freeze {
             (FreezeEvent::StoppingRetried(_), Some(last)) => last.retry_at = at.plus_ms(RETRY_MS),
             (FreezeEvent::AllStopped(stopped), Some(last)) => {
                 let took_ms = at.0.saturating_sub(last.at.0).max(0);
-                last.receipt = Some(Receipt { tally: stopped.tally.clone(), at, took_ms });
+                let (tally, cards_voided) = (stopped.tally.clone(), 0);
+                last.receipt = Some(Receipt { tally, cards_voided, at, took_ms });
+            }
+            (FreezeEvent::CardsVoided(voided), Some(last)) => {
+                let receipt = last.receipt.iter_mut();
+                receipt.for_each(|receipt| receipt.cards_voided = voided.cards);
             }
             (FreezeEvent::Resumed(resumed), Some(last)) => {
                 let Resumed { reason, by } = resumed.clone();
@@ -345,8 +369,8 @@ impl Entity for Freeze {
         };
         let number = standing.number;
         let finished = match freezer.stop(&system, &standing, &origin).await {
-            Ok(tally) => {
-                let finish = Finish { number, tally };
+            Ok((tally, cards)) => {
+                let finish = Finish { number, tally, cards };
                 system.directory::<Self>().ask(&address, finish, origin).await
             }
             Err(refusal) => Err(refusal),
@@ -415,6 +439,8 @@ impl Handle<Begin> for Freeze {
 struct Finish {
     number: u64,
     tally: Tally,
+    /// How many cards are void.
+    cards: u64,
 }
 
 impl Command for Finish {
@@ -426,10 +452,13 @@ impl Handle<Finish> for Freeze {
     type Reply = ();
 
     fn handle(turn: &mut Turn<'_, Self>, command: Finish) -> Result<(), Refusal> {
-        let Finish { number, tally } = command;
+        let Finish { number, tally, cards } = command;
         let is_this = turn.state().last.as_ref().is_some_and(|last| last.number == number);
         if is_this && turn.state().is_pending() {
             turn.record(FreezeEvent::AllStopped(AllStopped { tally }));
+            if cards > 0 {
+                turn.record(FreezeEvent::CardsVoided(CardsVoided { cards }));
+            }
         }
         Ok(())
     }
@@ -480,7 +509,8 @@ mod tests {
     }
 
     fn finish(number: u64, cancelled: u64) -> Finish {
-        Finish { number, tally: Tally { calls_cancelled: cancelled, ..Tally::default() } }
+        let tally = Tally { calls_cancelled: cancelled, ..Tally::default() };
+        Finish { number, tally, cards: 2 }
     }
 
     fn resume() -> Resume {
@@ -505,6 +535,7 @@ mod tests {
         let given = given.when(finish(1, 9)).then();
         let receipt = given.state().outcome().unwrap().receipt.unwrap();
         assert_eq!((receipt.tally.calls_cancelled, receipt.took_ms), (3, RETRY_MS));
+        assert_eq!(receipt.cards_voided, 2);
         let then = given.when(begin("second"));
         assert!(then.events.is_empty() && then.effects.is_empty());
         assert_eq!(then.given.state().outcome().unwrap().reason, "first");

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use activity::operator_act::{self, Noted};
 use billing::wallet::{ReleaseOpen, Wallet, wallet_address};
+use confirmations::confirmation::OpenRow;
+use confirmations::desk;
 use extensions::{Apps, Extensions, Flying, Stopped};
 use identity::Identity;
 use identity::frozen::{Frozen, ReasonClass, Target, refusal};
@@ -184,11 +186,12 @@ impl Freezer {
         system: &Arc<System>,
         standing: &Standing,
         origin: &Origin,
-    ) -> Result<Tally, Refusal> {
+    ) -> Result<(Tally, u64), Refusal> {
         let Standing { target, number, class, .. } = standing;
         self.shut(system, target, *number, *class);
         let mut tally = Tally::default();
         let cancelled = self.stop_calls(target, *class, &mut tally).await;
+        let cards = void_cards(system, target, &mut tally, origin).await?;
         if let Target::Tenant(tenant) = target {
             tally.requests_left = self.wait_for_requests(*tenant).await;
             let released = release_holds(system, *tenant, cancelled, &mut tally, origin).await;
@@ -197,10 +200,10 @@ impl Freezer {
         }
         let home = standing.home;
         if home != TenantId::SYSTEM {
-            let done = act(target, "frozen", &summary(&tally));
+            let done = act(target, "frozen", &summary(&tally, cards));
             operator_act::note_as(system, home, standing.note, done, origin.clone()).await?;
         }
-        Ok(tally)
+        Ok((tally, cards))
     }
 
     /// Stops the target's calls. Answers those of which nothing will be recorded.
@@ -283,10 +286,10 @@ fn act(target: &Target, action: &str, reason: &str) -> Noted {
 }
 
 /// The receipt in a sentence, for the tenant's chain.
-fn summary(tally: &Tally) -> String {
+fn summary(tally: &Tally, cards: u64) -> String {
     format!(
         "{} calls cancelled, {} had ended, {} run on; {} holds with {} credits released, {} left \
-         to their calls; {} requests left",
+         to their calls; {} requests left; {cards} confirmations void",
         tally.calls_cancelled,
         tally.calls_completed,
         tally.calls_running,
@@ -295,6 +298,33 @@ fn summary(tally: &Tally) -> String {
         tally.holds_left,
         tally.requests_left,
     )
+}
+
+/// Ends what waits for a person. Says how many cards.
+async fn void_cards(
+    system: &Arc<System>,
+    target: &Target,
+    tally: &mut Tally,
+    origin: &Origin,
+) -> Result<u64, Refusal> {
+    let tenant = match target {
+        Target::Tenant(tenant) => Some(*tenant),
+        Target::User(_) | Target::App(_) => None,
+    };
+    let meant = |row: &OpenRow| match target {
+        Target::Tenant(tenant) => row.tenant == *tenant,
+        Target::User(user) => row.user == *user,
+        Target::App(app) => row.app.as_ref() == Some(app),
+    };
+    let voided = desk::void_open(system, tenant, meant, "frozen", origin).await?;
+    for card in &voided {
+        tally.note(Item::Card(card.id), Outcome::Voided);
+        if let Some(ended) = card.released {
+            tally.credits_released += ended.amount - ended.captured;
+            tally.note(Item::Hold(ended.id), Outcome::Released);
+        }
+    }
+    Ok(voided.len() as u64)
 }
 
 async fn release_holds(

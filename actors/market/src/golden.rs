@@ -3,7 +3,7 @@
 use identity::frozen::{ReasonClass, Target};
 use supervision::testkit::Golden;
 use supervision::{Entity, Retried, Timestamp};
-use types::{AppId, CallId, HoldId, Personal, TenantId, TransactionId, UserId};
+use types::{AppId, CallId, ConfirmationId, HoldId, Personal, TenantId, TransactionId, UserId};
 
 use crate::developer::*;
 use crate::earnings::{self, AppTotal, CreditLine, Credited, DayTotal, Earnings, EarningsEvent};
@@ -201,6 +201,7 @@ fn freeze_samples() -> Vec<FreezeEvent> {
         }),
         FreezeEvent::StoppingRetried(StoppingRetried {}),
         FreezeEvent::AllStopped(AllStopped { tally }),
+        FreezeEvent::CardsVoided(CardsVoided { cards: 1 }),
         FreezeEvent::Resumed(Resumed { reason: text("changed"), by: text("user/operator") }),
     ]
 }
@@ -212,6 +213,12 @@ fn every_event_is_stored_as_it_always_was() {
     golden().check_events(&listing_samples());
     golden().check_events(&install_samples());
     golden().check_events(&earnings_samples());
+}
+
+#[test]
+fn what_is_stopped_keeps_its_place() {
+    let card = (Item::Card(ConfirmationId(10)), Outcome::Voided);
+    golden().check("items/confirmation", &persistence::codec::encode(&card).unwrap());
 }
 
 #[test]

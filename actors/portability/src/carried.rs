@@ -12,6 +12,7 @@
 //! | `session`, `api_keys`, `second_factors` | no | secrets, and what is proven with them |
 //! | `mail_link`, `invitation`, `app_secrets` | no | the same |
 //! | `install_keys`, `oauth_flow` | no | the same |
+//! | `confirmation` | no | waits for somebody here; what was held for it lapses there |
 //! | `claim`, `mail`, `sign_up`, `new_tenant` | no | the installation's |
 //! | `numbers`, `signing_keys`, `operator_act` | no | the installation's |
 //! | `tenant_import`, `sandbox`, `sandboxes` | no | about the installation |

@@ -179,6 +179,8 @@ ids! {
     ActionId("act");
     /// A request.
     RequestId("req");
+    /// A confirmation: something that waits for a person.
+    ConfirmationId("cnf");
     /// A transaction in a wallet's ledger.
     TransactionId("txn");
     /// An agent.

@@ -1,9 +1,12 @@
 // The console: logs in, follows the stream of trees, and draws the view that the address names.
 //
 // One tree is shown at a time. The modules beside this one: `session` asks the server, `tree`
-// follows it, `views`, `entity` and `users` are what is shown, `act` is what is done, `parts`,
-// `text`, `status` and `dom` are what they are made of.
+// follows it, `views`, `entity`, `users` and `confirmations` are what is shown, `act` is what is
+// done, `parts`, `text`, `status` and `dom` are what they are made of.
 
+import {
+  closeConfirmations, confirmationsView, onConfirmations, openConfirmations,
+} from "./confirmations.js";
 import { byId, h, morphChildren } from "./dom.js";
 import { close, entityView, keepFresh, onEntity, open } from "./entity.js";
 import { end, isLoggedIn, logIn, onEnd, saying } from "./session.js";
@@ -17,6 +20,7 @@ const VIEWS = {
   tree: { title: "Supervision tree", render: supervision },
   kinds: { title: "Kinds and commands", render: kinds },
   users: { title: "Users of a tenant", render: usersView },
+  confirmations: { title: "What waits for somebody", render: confirmationsView },
   journal: { title: "Journal", render: journal },
   actor: { title: "Entity", render: entityView },
 };
@@ -52,6 +56,8 @@ function show(moveFocus = false) {
   else close();
   if (view === "users") openUsers(kind);
   else closeUsers();
+  if (view === "confirmations") openConfirmations();
+  else closeConfirmations();
   const title = view === "actor" ? `${kind}/${id}` : VIEWS[view].title;
   byId("title").textContent = title;
   document.title = `${title} · Bailiwick console`;
@@ -123,6 +129,7 @@ onEnd((message) => {
   stopFollowing();
   close();
   closeUsers();
+  closeConfirmations();
   byId("act").close();
   byId("login-error").textContent = message;
   show();
@@ -133,6 +140,7 @@ onTree((tree) => {
   draw();
 });
 onUsers(draw);
+onConfirmations(draw);
 onEntity({
   changed: draw,
   // The address gets the entity's own id, without a step back to the one that was typed.

@@ -19,7 +19,8 @@ export function sentence({ status, receipt }) {
   if (status === "resumed") return "It goes on; what waited comes a few at a time.";
   if (!receipt) return "What runs is being stopped.";
   return `Stopped in ${count(receipt.took_ms)} ms: ${count(receipt.calls_cancelled)} calls ` +
-    `cancelled, ${count(receipt.holds_released)} holds released.`;
+    `cancelled, ${count(receipt.holds_released)} holds released, ` +
+    `${count(receipt.cards_voided)} confirmations void.`;
 }
 
 const ITEM_COLUMNS = [
@@ -60,6 +61,7 @@ export function freezeCard({ kind, id, freeze }) {
             ? `The wallet refused the rest: ${receipt.wallet_refused}`
             : `${count(receipt.credits_released)} credits, ` +
               `${count(receipt.holds_left)} left to calls`),
+        tile("Confirmations void", count(receipt.cards_voided)),
         tile("Requests left", count(receipt.requests_left)),
         tile("Took", `${count(receipt.took_ms)} ms`)),
       items(receipt),

@@ -14,6 +14,8 @@
 //! | `POST` the same, `{action, reason}` | `{done, message}`: an act, noted before it is done |
 //! | `GET /v1/operator/tenants/{id}/users` | a tenant's users without addresses and names |
 //! | `DELETE /v1/operator/users/{id}/factors`, `{reason}` | `{removed}`: lost second factors |
+//! | `GET /v1/operator/confirmations?limit=N&cursor=C` | what waits for somebody, in all tenants |
+//! | `POST /v1/operator/confirmations/{id}/cancel`, `{reason}` | `{confirmation_id, state}` |
 //! | `POST /v1/users/{id}/erase`, `/v1/tenants/{id}/erase` | the receipt of an erasure |
 //! | `POST /v1/operator/{tenants,users,apps}/{id}/freeze`, `…/resume` | a freeze, its receipt |
 //!
@@ -38,6 +40,7 @@ use crate::routes::freezes::FreezeView;
 /// The files that the page is made of: one style, and the modules of the script.
 pub const FILES: &[Asset] = &[
     Asset { name: "style.css", text: include_str!("style.css") },
+    Asset { name: "confirmations.js", text: include_str!("confirmations.js") },
     Asset { name: "console.js", text: include_str!("console.js") },
     Asset { name: "act.js", text: include_str!("act.js") },
     Asset { name: "dom.js", text: include_str!("dom.js") },

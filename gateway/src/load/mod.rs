@@ -10,6 +10,7 @@
 //! generator shares the machine with the server unless it runs elsewhere: figures include its cost.
 
 mod client;
+mod deciding;
 mod flood;
 mod hostile;
 mod probe;
@@ -47,7 +48,8 @@ const DRAIN_SECONDS_MAX: u64 = 10;
 
 /// What `--scenario` takes.
 fn names() -> impl Iterator<Item = &'static str> {
-    let own = [storm::NAME, flood::NAME, readers::NAME, race::NAME, hostile::NAME];
+    let own =
+        [storm::NAME, flood::NAME, readers::NAME, race::NAME, hostile::NAME, deciding::NAME];
     scenario::names().chain(own)
 }
 
@@ -264,6 +266,7 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
         readers::NAME => return readers::run(&setup, &target, profile.duration, file).await,
         race::NAME => return race::run(&setup, &target, &profile, file).await,
         hostile::NAME => return hostile::run(&setup, &target, &profile, file).await,
+        deciding::NAME => return deciding::run(&setup, &target, &profile, file).await,
         flood::NAME => return flood::run(&setup, &target, &profile, file).await,
         _ => {}
     }

@@ -250,7 +250,7 @@ pub(crate) async fn neighbour(setup: &Setup) -> Result<Neighbour, LoadError> {
     })
 }
 
-fn add_book(number: usize) -> Value {
+pub(crate) fn add_book(number: usize) -> Value {
     json!({
         "function": "add_book",
         "params": { "title": format!("Volume {number}"), "pages": 100 + number },
@@ -332,7 +332,11 @@ impl Shelf {
         self.call_request(setup, json!({ "function": "books", "params": {} }))
     }
 
-    fn call_request(&self, setup: &Setup, mut call: Value) -> Result<Prepared, LoadError> {
+    pub(crate) fn call_request(
+        &self,
+        setup: &Setup,
+        mut call: Value,
+    ) -> Result<Prepared, LoadError> {
         call["user_id"] = json!(self.owner.user_id);
         call["tenant_id"] = json!(self.owner.tenant_id);
         let path = format!("/v1/extensions/{}/call", self.app_id);

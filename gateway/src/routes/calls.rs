@@ -102,7 +102,7 @@ async fn on_behalf_of(
     Ok(caller)
 }
 
-async fn request(
+pub(super) async fn request(
     app: &App,
     entered: &Entered,
     app_id: String,
@@ -130,6 +130,11 @@ async fn request(
 /// and is not sent again unless it only reads; so is a call that the server's end cut off, after
 /// 180 seconds. Such a call goes on when its caller goes away; the same Idempotency-Key then finds
 /// its answer.
+///
+/// What its user's settings or role hold waits for them: it has not run, costs nothing yet, and
+/// is answered with `status: "success"` and `data: {"RESULT": "INTERCEPTED", message, function,
+/// params, action_type, confirmation_id, expires_at}`, its card in `ui`; in a batch each such call
+/// by itself, while the others run. A service's calls wait for nobody.
 ///
 /// A step that calls another app's function makes a call of its own: its price is held when it is
 /// made, and paid if it succeeds, whatever becomes of the function that made it.

@@ -5,7 +5,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use data_encoding::BASE64URL_NOPAD;
 use identity::frozen::{ReasonClass, Target};
-use market::freeze::{FrozenRow, Item, Standing, Tally};
+use market::freeze::{FrozenRow, Item, Receipt, Standing};
 use serde::{Deserialize, Serialize};
 use supervision::Refusal;
 use types::{AppId, PlainText, TenantId, UserId, rfc3339};
@@ -62,10 +62,11 @@ struct ResumeRequest {
 /// One thing that was stopped.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct StoppedItem {
-    /// `call` or `hold`
+    /// `call`, `hold` or `confirmation`
     kind: &'static str,
     id: String,
-    /// `cancelled`, `completed`, `refused` or `still_running` for a call, `released` for a hold
+    /// `cancelled`, `completed`, `refused` or `still_running` for a call, `released` for a hold,
+    /// `voided` for a confirmation
     outcome: &'static str,
 }
 
@@ -84,6 +85,8 @@ struct ReceiptView {
     calls_running: u64,
     /// Holds that were released
     holds_released: u64,
+    /// Confirmations that waited and are void
+    cards_voided: u64,
     /// What those held, in credits
     credits_released: i64,
     /// Holds that are left to calls, which settle what they did
@@ -136,7 +139,7 @@ impl From<Standing> for FreezeView {
             reason: standing.reason,
             frozen_by: standing.by,
             frozen_at: rfc3339(standing.at),
-            receipt: standing.receipt.map(|it| receipt(it.tally, rfc3339(it.at), it.took_ms)),
+            receipt: standing.receipt.map(receipt),
             resume_reason: resumed.as_ref().map(|it| it.reason.clone()),
             resumed_by: resumed.as_ref().map(|it| it.by.clone()),
             resumed_at: resumed.map(|it| rfc3339(it.at)),
@@ -144,11 +147,14 @@ impl From<Standing> for FreezeView {
     }
 }
 
-fn receipt(tally: Tally, at: String, took_ms: i64) -> ReceiptView {
+fn receipt(receipt: Receipt) -> ReceiptView {
+    let Receipt { tally, cards_voided, at, took_ms } = receipt;
+    let at = rfc3339(at);
     let item = |(item, outcome): &(Item, market::freeze::Outcome)| {
         let (kind, id) = match item {
             Item::Call(id) => ("call", id.to_string()),
             Item::Hold(id) => ("hold", id.to_string()),
+            Item::Card(id) => ("confirmation", id.to_string()),
         };
         StoppedItem { kind, id, outcome: outcome.name() }
     };
@@ -159,6 +165,7 @@ fn receipt(tally: Tally, at: String, took_ms: i64) -> ReceiptView {
         calls_completed: tally.calls_completed,
         calls_running: tally.calls_running,
         holds_released: tally.holds_released,
+        cards_voided,
         credits_released: tally.credits_released,
         holds_left: tally.holds_left,
         wallet_refused: tally.wallet_refused,

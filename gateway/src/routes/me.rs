@@ -4,13 +4,14 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use identity::confirmation_policy::check_settings;
 use identity::user::{SetNickname, check_nickname};
 use identity::user_settings::{Change, UserSettings};
 use market::Principal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use supervision::{Class, Refusal};
-use types::{JsonBytes, TenantId, UserId};
+use types::{CallerKind, JsonBytes, TenantId, UserId};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -113,17 +114,18 @@ async fn set_nickname(
 #[derive(Default, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
 struct Settings {
-    /// Whether writes are held back until they are confirmed
+    /// Whether what is chosen below waits for the user; a role may enforce it or switch it off
     confirmation_enabled: Option<bool>,
-    /// Which: `{"destructive": true, "write": false, "all": false}`
+    /// Which sorts of functions: `{"destructive": true, "write": true, "all": false}`, which is
+    /// what counts for those that are left out
     #[schema(value_type = Option<Object>)]
     confirmation_actions: Option<Map<String, Value>>,
-    /// By function or app
+    /// By `app.function` or `app`: true or `"always"`, false or `"never"`; at most 200
     #[schema(value_type = Option<Object>)]
     confirmation_overrides: Option<Map<String, Value>>,
     /// For the platform's clients
     kav_max_retries: Option<u64>,
-    /// Seconds
+    /// How long something waits, in seconds: 60 to 86,400; 900 if it is not set
     confirmation_ttl: Option<u64>,
     /// For the platform's clients
     routing_context: Option<u64>,
@@ -135,9 +137,10 @@ struct Settings {
 
 impl Settings {
     fn check(&self) -> Result<(), Refusal> {
+        let set = self.given()?.value();
+        check_settings(set.as_object().ok_or_else(Refusal::crashed)?)?;
         let numbers = [
             ("kav_max_retries", self.kav_max_retries),
-            ("confirmation_ttl", self.confirmation_ttl),
             ("routing_context", self.routing_context),
             ("max_tool_rounds", self.max_tool_rounds),
             ("max_response_tokens", self.max_response_tokens),
@@ -146,6 +149,14 @@ impl Settings {
             Some((field, _)) => Err(Refusal::invalid(field, format!("is more than {NUMBER_MAX}"))),
             None => Ok(()),
         }
+    }
+
+    /// Whether it changes what waits for a person.
+    fn is_about_confirmations(&self) -> bool {
+        self.confirmation_enabled.is_some()
+            || self.confirmation_actions.is_some()
+            || self.confirmation_overrides.is_some()
+            || self.confirmation_ttl.is_some()
     }
 
     /// What of it is set.
@@ -180,6 +191,11 @@ async fn change(
     changed: Settings,
 ) -> Result<Json<SettingsResponse>, Problem> {
     changed.check()?;
+    let is_machine = matches!(entered.caller.kind, CallerKind::ApiKey | CallerKind::Agent);
+    if is_machine && changed.is_about_confirmations() {
+        let message = "what waits for a person is set by a person, not by a key";
+        return Err(Refusal::forbidden(message).into());
+    }
     let address = UserSettings::address(user, entered.caller.tenant);
     let origin = app.origin(&entered.caller, entered.request);
     let change = Change { changed: changed.given()? };
@@ -198,6 +214,8 @@ async fn settings(
 }
 
 /// Change settings of one's own in the caller's tenant; what is left out or null stays
+///
+/// What waits for a person (`confirmation_…`) is not changed by an API key: 403.
 #[utoipa::path(patch, path = "/v1/me/settings", tag = tag::GATEWAY, request_body = Settings,
     responses((status = 200, body = SettingsResponse), (status = 401), (status = 403),
         (status = 422)))]

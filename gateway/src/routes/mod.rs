@@ -7,6 +7,8 @@ mod auth;
 mod backups;
 mod billing;
 mod calls;
+mod confirmation_page;
+mod confirmations;
 mod console;
 mod developer;
 mod device;
@@ -46,6 +48,7 @@ mod usage;
 mod users;
 mod webhooks;
 
+pub(crate) use confirmation_page::Tickets;
 pub(crate) use portability::parse_key as parse_export_key;
 
 use axum::Router;
@@ -86,6 +89,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(install_keys::router())
         .merge(webhooks::router())
         .merge(oauth::router())
+        .merge(confirmations::router())
         .merge(actions::router())
         .merge(events::router())
         .merge(operator::router())
@@ -121,6 +125,7 @@ pub fn router(app: App) -> Router {
         .merge(console::router())
         .merge(invitation_page::router())
         .merge(device_page::router())
+        .merge(confirmation_page::router())
         .merge(mail_pages::router())
         .route_layer(MapRequestLayer::new(note_route))
         .fallback(|| async { Problem::no_route() })

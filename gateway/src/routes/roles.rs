@@ -150,7 +150,7 @@ struct CreateRoleRequest {
     /// For the platform's clients
     #[serde(default)]
     default_extensions: Vec<String>,
-    /// For the platform's clients
+    /// When its members' calls wait for them: `enforced`, `default_on`, `default_off`, `disabled`
     #[serde(default = "default_policy")]
     confirmation_policy: String,
     /// For the platform's clients
@@ -234,6 +234,7 @@ struct UpdateRoleRequest {
     default_attributes: Option<Map<String, Value>>,
     #[serde(default)]
     default_extensions: Option<Vec<String>>,
+    /// `enforced`, `default_on`, `default_off` or `disabled`
     #[serde(default)]
     confirmation_policy: Option<String>,
     #[serde(default)]

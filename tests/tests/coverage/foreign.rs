@@ -92,6 +92,7 @@ struct Things {
     /// What a spending limit is on: the user.
     subject: String,
     install_key: [String; 2],
+    confirmation: String,
 }
 
 async fn things(server: &Server, name: &str) -> Things {
@@ -123,6 +124,7 @@ async fn things(server: &Server, name: &str) -> Things {
     let (hold, role, invitation) = (id(&hold.ok(201)), id(&role), id(&invitation));
     let (key, session) = (id(&key), id(&sessions["sessions"][0]));
     let subject = format!("user:{}", user.id);
+    let confirmation = waiting(api, &user, &app).await;
     Things {
         user,
         hold,
@@ -136,7 +138,23 @@ async fn things(server: &Server, name: &str) -> Things {
         document,
         subject,
         install_key,
+        confirmation,
     }
+}
+
+/// A call that waits for its user.
+async fn waiting(api: &Api, user: &User, app: &str) -> String {
+    let set = async |is_on: bool| {
+        let body = json!({"confirmation_enabled": is_on}).to_string();
+        let patch = api.request(Method::PATCH, "/v1/me/settings").json(body).as_user(user);
+        patch.send().await.ok(200);
+    };
+    set(true).await;
+    let call = json!({"function": "add_book", "params": {"title": "Emma"}});
+    let path = format!("/v1/extensions/{app}/call");
+    let held = api.post(&path, &call).as_user(user).send().await.ok(200);
+    set(false).await;
+    text(&held["data"]["confirmation_id"])
 }
 
 struct Matrix {
@@ -168,6 +186,7 @@ impl Matrix {
         id("", "key_id", |it| &it.key);
         id("", "install_key", |it| &it.install_key[1]);
         id("/v1/extensions/", "key_id", |it| &it.install_key[0]);
+        id("", "confirmation_id", |it| &it.confirmation);
         id("/v1/api-keys/", "id", |it| &it.key);
         id("/v1/auth/me/factors/", "id", |it| &it.factor);
         id("/v1/auth/sessions/", "id", |it| &it.session);

@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["activity"],
     &["identity"],
     &["billing"],
+    &["confirmations"],
     &["control"],
     &["agents", "broker"],
     &["extensions"],

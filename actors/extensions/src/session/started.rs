@@ -136,6 +136,13 @@ impl Handle<LoseRun> for ExtensionSession {
     }
 }
 
+impl ExtensionSession {
+    /// Whether a run is under way here, or has ended.
+    pub(crate) fn knows(&self, run: CallId) -> bool {
+        self.started.contains_key(&run) || self.remembered.contains_key(&run)
+    }
+}
+
 /// Loses the runs whose time is over.
 pub(super) fn lose_late(turn: &mut Turn<'_, ExtensionSession>) {
     let now = turn.now();
@@ -193,7 +200,8 @@ mod tests {
     fn ended(id: u128) -> ApplyRun {
         let Started { id, scope, app_version, hold, share, .. } = started(id);
         let (items, writes) = (Vec::new(), Vec::new());
-        let ran = Ran { id, scope, app_version, items, writes, hold, share };
+        let (confirmation, share) = (None, share);
+        let ran = Ran { id, scope, app_version, items, writes, hold, share, confirmation };
         let usage = vec![Usage {
             index: 0,
             model: "small".to_owned(),

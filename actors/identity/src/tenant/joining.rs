@@ -148,7 +148,7 @@ mod tests {
                 scopes: list.iter().copied().collect(),
                 attributes: serde_json::json!({}).into(),
                 extensions: Vec::new(),
-                confirmation_policy: String::new(),
+                confirmation_policy: "default_off".to_owned(),
                 max_concurrent_tasks: 1,
                 monthly_action_limit: 1,
                 context_window: 1,

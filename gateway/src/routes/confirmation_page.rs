@@ -1,0 +1,286 @@
+//! The page on which somebody sees what waits for them, and confirms or cancels it: what moves
+//! money is released nowhere else.
+//!
+//! Server-rendered, without a script and without cookies. Opening it shows and changes nothing but
+//! a login form. Who logs in on it sees what will be done, and the form that they get then holds a
+//! ticket: a random text, good for this card, this person and [`TICKET_LIFE`], once. So a token
+//! that some program holds releases nothing here, and no other site's form does. The session of the
+//! login is ended at once; nothing stays in the browser.
+//!
+//! Deliberate limit: tickets are in memory. After a restart one logs in again.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{Request, StatusCode};
+use axum::response::Response;
+use axum::routing::get;
+use confirmations::deciding::{Cancel, Decide, over};
+use confirmations::{Card, Confirmation, Decider, State as CardState, desk};
+use extensions::guard::answer_of;
+use identity::login::TokenLife;
+use maud::{Markup, html};
+use parking_lot::Mutex;
+use persistence::record::sha256;
+use serde::Deserialize;
+use supervision::{Address, Refusal, RequestRef};
+use types::{Caller, ConfirmationId, UserId};
+
+use super::auth::{Credentials, log_in};
+use super::confirmations::{CardView, outcome};
+use super::mail_pages::{self, FORM_BYTES_MAX};
+use crate::app::App;
+use crate::authenticate::Anyone;
+use crate::extract::read_body;
+use crate::problem::status_of;
+
+const TITLE: &str = "Confirm";
+/// How long somebody may look at what they were shown before they decide.
+const TICKET_LIFE: Duration = Duration::from_secs(600);
+/// How many tickets there are at once; beyond it the oldest go.
+const TICKETS_MAX: usize = 10_000;
+
+pub(super) fn router() -> Router<App> {
+    Router::new().route("/confirmations/{confirmation_id}", get(form).post(act))
+}
+
+/// Who may decide what, by the digest of a ticket. A port.
+#[derive(Default)]
+pub(crate) struct Tickets(Mutex<HashMap<[u8; 32], Ticket>>);
+
+#[derive(Clone)]
+struct Ticket {
+    card: ConfirmationId,
+    caller: Caller,
+    since: Instant,
+}
+
+impl Tickets {
+    fn give(&self, card: ConfirmationId, caller: Caller, now: Instant) -> Option<String> {
+        let mut bytes = [0; 32];
+        aws_lc_rs::rand::fill(&mut bytes).ok()?;
+        let text = data_encoding::BASE64URL_NOPAD.encode(&bytes);
+        let mut tickets = self.0.lock();
+        tickets.retain(|_, ticket| now.duration_since(ticket.since) < TICKET_LIFE);
+        if tickets.len() >= TICKETS_MAX {
+            let oldest = tickets.iter().min_by_key(|(_, it)| it.since).map(|(key, _)| *key);
+            oldest.map(|key| tickets.remove(&key));
+        }
+        tickets.insert(sha256(&[text.as_bytes()]), Ticket { card, caller, since: now });
+        Some(text)
+    }
+
+    /// Takes a ticket, once.
+    fn take(&self, text: &str, card: ConfirmationId, now: Instant) -> Option<Caller> {
+        let mut tickets = self.0.lock();
+        let ticket = tickets.remove(&sha256(&[text.as_bytes()]))?;
+        let is_good = ticket.card == card && now.duration_since(ticket.since) < TICKET_LIFE;
+        is_good.then_some(ticket.caller)
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Fields {
+    email: String,
+    password: String,
+    otp: String,
+    /// What the page has given to who has logged in.
+    ticket: String,
+    /// Which button: `confirm` or `cancel`.
+    decision: String,
+}
+
+async fn form(Path(id): Path<String>) -> Response {
+    page(StatusCode::OK, &login(&id, None))
+}
+
+fn login(id: &str, problem: Option<&str>) -> Markup {
+    html! {
+        form.card method="post" action={ "/confirmations/" (id) } {
+            h1 { "Something waits for you" }
+            p.quiet { "Log in to see what it is. Nothing is done before you confirm it." }
+            label for="email" { "E-mail address" }
+            input #email name="email" type="email" autocomplete="username" required;
+            label for="password" { "Password" }
+            input #password name="password" type="password" autocomplete="current-password"
+                required;
+            label for="otp" { "Code of your authenticator app, if you have one" }
+            input #otp name="otp" type="text" autocomplete="one-time-code" spellcheck="false";
+            @if let Some(problem) = problem { p.error role="alert" { (problem) } }
+            button.primary type="submit" { "Show it" }
+        }
+    }
+}
+
+fn shown(view: &CardView, card: &Card, ticket: &str) -> Markup {
+    let subject = &card.opened.subject;
+    let params = serde_json::to_string_pretty(view.params()).unwrap_or_default();
+    html! {
+        form.card method="post" action={ "/confirmations/" (card.opened.id) } {
+            h1 { (subject.title) }
+            p { "Asked for by " code { (card.opened.principal) } "." }
+            dl {
+                dt { "What it does" } dd { (subject.action) }
+                dt { "What it costs at most" } dd { (subject.price) " credits" }
+                dt { "Until" } dd { (types::rfc3339(card.opened.expires_at)) }
+            }
+            h2 { "With" }
+            pre { (params) }
+            input type="hidden" name="ticket" value=(ticket);
+            button.primary type="submit" name="decision" value="confirm" { "Confirm" }
+            button type="submit" name="decision" value="cancel" { "Cancel" }
+        }
+    }
+}
+
+async fn act(
+    State(app): State<App>,
+    who: Anyone,
+    Path(text): Path<String>,
+    request: Request<Body>,
+) -> Response {
+    let bytes = match read_body(request.into_body(), FORM_BYTES_MAX).await {
+        Ok(bytes) => bytes,
+        Err(refused) => return refused,
+    };
+    let Ok(fields) = serde_urlencoded::from_bytes::<Fields>(&bytes) else {
+        return said(StatusCode::BAD_REQUEST, "This did not work", "The form is not whole.");
+    };
+    let done = match fields.ticket.is_empty() {
+        true => look(&app, who, &text, fields).await,
+        false => decide(&app, who.request, &text, fields).await,
+    };
+    match done {
+        Ok(response) => response,
+        // Another account, or the code typed anew, may do.
+        Err(refusal) if matches!(status_of(refusal.class).as_u16(), 401 | 403 | 422) => {
+            page(status_of(refusal.class), &login(&text, Some(&refusal.message)))
+        }
+        Err(refusal) => said(status_of(refusal.class), "This did not work", &refusal.message),
+    }
+}
+
+fn missing() -> Refusal {
+    Refusal::not_found("confirmation")
+}
+
+/// The card of a person. 404 for anybody else's.
+async fn card_of(
+    app: &App,
+    text: &str,
+    user: Option<UserId>,
+) -> Result<(Address<Confirmation>, Card), Refusal> {
+    let id = text.parse().map_err(|_| missing())?;
+    let address = desk::locate(&app.system, id).ok_or_else(missing)?;
+    let (cards, origin) = (app.system.directory::<Confirmation>(), app.system.system_origin());
+    let card = cards.look(&address, origin, |it| it.card().cloned()).await?;
+    let card = card.filter(|card| user.is_none_or(|user| card.opened.user == user));
+    Ok((address, card.ok_or_else(missing)?))
+}
+
+/// Logs in, and shows what waits, with a ticket to decide it.
+async fn look(app: &App, who: Anyone, text: &str, fields: Fields) -> Result<Response, Refusal> {
+    let Fields { email, password, otp, .. } = fields;
+    let otp = Some(otp).filter(|otp| !otp.is_empty());
+    let request = who.request;
+    // In the card's tenant, whose rules for logging in count.
+    let tenant = card_of(app, text, None).await.ok().map(|(_, card)| card.opened.tenant);
+    let credentials = Credentials { email, password, otp, tenant, life: TokenLife::Standard };
+    let tokens = log_in(app, who, credentials).await?;
+    let now = app.system.clock().now();
+    let verified = app.identity.authenticate(&tokens.access_token, now).await;
+    app.identity.logout(&tokens.refresh_token, request).await?;
+    let caller = verified?.caller.clone();
+    let (_, card) = card_of(app, text, caller.user).await?;
+    if card.state != CardState::Pending || card.is_late(now) {
+        return Err(over(&card));
+    }
+    let tickets = app.system.port::<Tickets>();
+    let ticket = tickets.give(card.opened.id, caller, Instant::now());
+    let ticket = ticket.ok_or_else(Refusal::crashed)?;
+    let view = CardView::of(&app.system, &card);
+    Ok(page(StatusCode::OK, &shown(&view, &card, &ticket)))
+}
+
+/// Decides what was shown.
+async fn decide(
+    app: &App,
+    request: RequestRef,
+    text: &str,
+    fields: Fields,
+) -> Result<Response, Refusal> {
+    let id: ConfirmationId = text.parse().map_err(|_| missing())?;
+    let tickets = app.system.port::<Tickets>();
+    let caller = tickets.take(&fields.ticket, id, Instant::now());
+    let Some(caller) = caller else {
+        let message = "this page was open for too long, or was used; log in again";
+        return Err(Refusal::forbidden(message));
+    };
+    let user = caller.user.ok_or_else(missing)?;
+    // What was so when they logged in may have changed.
+    app.identity.admit_service(caller.tenant, Some(user)).await?;
+    let (address, card) = card_of(app, text, Some(user)).await?;
+    let (cards, origin) = (app.system.directory(), app.origin(&caller, request));
+    match fields.decision.as_str() {
+        "confirm" => {
+            let by = Decider { user, role: caller.role };
+            let decide = Decide { by, approves: true, reason: None, in_panel: true };
+            let card = cards.ask(&address, decide, origin).await?;
+            let card = outcome(app, &address, card).await?;
+            let answer = answer_of(&app.system, &card);
+            let (title, text) = match answer.error {
+                None => ("It is done", answer.summary.unwrap_or_else(|| TOLD.to_owned())),
+                Some(error) => ("It was tried, and did not work", error),
+            };
+            Ok(said(StatusCode::OK, title, &text))
+        }
+        "cancel" => {
+            cards.ask(&address, Cancel { reason: None }, origin).await?;
+            Ok(said(StatusCode::OK, "It is cancelled", "Nothing was done."))
+        }
+        _ => {
+            drop(card);
+            Err(Refusal::invalid("decision", "must be confirm or cancel"))
+        }
+    }
+}
+
+const TOLD: &str = "Whoever asked for it learns that now. You can close this page.";
+
+fn said(status: StatusCode, title: &str, text: &str) -> Response {
+    page(
+        status,
+        &html! {
+            section.card { h1 { (title) } p { (text) } }
+        },
+    )
+}
+
+fn page(status: StatusCode, content: &Markup) -> Response {
+    mail_pages::page(status, TITLE, content)
+}
+
+#[cfg(test)]
+mod tests {
+    use types::TenantId;
+
+    use super::*;
+
+    #[test]
+    fn a_ticket_is_good_once_for_one_card_and_not_for_ever() {
+        let (tickets, now) = (Tickets::default(), Instant::now());
+        let card = ConfirmationId(1);
+        let give = || tickets.give(card, Caller::system(TenantId(1)), now).unwrap();
+        let ticket = give();
+        assert!(tickets.take(&ticket, card, now).is_some());
+        assert!(tickets.take(&ticket, card, now).is_none());
+        assert!(tickets.take(&give(), ConfirmationId(2), now).is_none());
+        assert!(tickets.take(&give(), card, now + TICKET_LIFE).is_none());
+        assert!(tickets.take("", card, now).is_none());
+        assert_ne!(give(), give());
+    }
+}
