@@ -73,6 +73,10 @@ pub fn declare_keys(document: &mut utoipa::openapi::OpenApi) {
         "take_backup",
         "import_tenant",
         "publish_event",
+        "cancel_task",
+        "report_progress",
+        "cancel_flight",
+        "cancel_task_of_tenant",
     ];
     for path in document.paths.paths.values_mut() {
         for operation in path.post.iter_mut().chain(path.put.iter_mut()) {

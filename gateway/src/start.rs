@@ -158,6 +158,7 @@ impl Running {
     pub async fn stop(self) {
         self.stop.send_replace(true);
         let _ = self.serving.await;
+        self.app.extensions.let_go_of_tasks().await;
         self.supervisor.stop(None);
         if !self.supervisor_ended.is_finished() {
             let _ = self.supervisor_ended.await;
@@ -340,7 +341,9 @@ pub(crate) fn build(
     let farewells: Vec<Arc<dyn identity::erasure::Farewell>> = vec![
         Arc::new(billing::farewell::BillingFarewell),
         market::farewell::MarketFarewell::new(apps.clone()),
+        extensions::ExtensionsFarewell::new(extensions.clone()),
     ];
+    let builder = builder.port(extensions.clone());
     let builder = builder.port(Arc::new(identity::erasure::Farewells::new(farewells)));
     let portability = Portability::new(identity.clone(), apps.clone());
     let market = Market::new(apps);
@@ -433,6 +436,7 @@ fn tellers() -> Tellers {
         .with("app", control::tell::tell)
         .with("extension_session", extensions::tell)
         .with("session", identity::tell::tell_session)
+        .with("tasks", extensions::tell_tasks)
         .with("tenant", identity::tell::tell_tenant)
         .with("wallet", billing::tell::tell)
 }
@@ -449,6 +453,7 @@ fn end_readers_at_stop(app: &App) {
 fn describers() -> activity::Describers {
     activity::Describers::default()
         .with("extension_session", extensions::describe)
+        .with("tasks", extensions::describe_tasks)
         .with("erasure", identity::erasure::describe)
 }
 

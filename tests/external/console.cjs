@@ -93,7 +93,7 @@ async function logIn(page) {
 }
 
 async function views(page, width) {
-  for (const view of ["overview", "tree", "kinds", "users", "journal"]) {
+  for (const view of ["overview", "tree", "kinds", "users", "flights", "journal"]) {
     await page.click(`#views a[data-view="${view}"]`);
     await page.waitForFunction(
       (view) => document.querySelector(`#views a[data-view="${view}"][aria-current="page"]`)

@@ -93,3 +93,6 @@ mod storage;
 mod erasure;
 #[path = "journeys/freezes.rs"]
 mod freezes;
+
+#[path = "journeys/tasks.rs"]
+mod tasks;

@@ -2,7 +2,8 @@
 //! of JSON each. The second runner beside the interpreter.
 //!
 //! The request is `{call_id, trace_id, function, module, entry, params, user, tenant, app,
-//! app_version, deadline_ms}`, signed as [`crate::signing`] says. The answer is status 200, JSON,
+//! app_version, deadline_ms}`, signed as [`crate::signing`] says; a step of a task has `task_id`
+//! too, and its host may say how far it is ([`crate::tasks`]). The answer is status 200, JSON,
 //! `{"result": …, "directives": […]}` or `{"error": "…"}` (also `{"error": {"message": "…"}}`).
 //!
 //! Invariants
@@ -19,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
+use types::TaskId;
 
 use crate::catalogue::CompiledApp;
 use crate::ir::{self, Reason};
@@ -28,6 +30,8 @@ use crate::signing::HostKeys;
 
 /// How long a host has for its answer, from the look-up of its name to the last byte.
 pub const HOST_TIME_MAX: Duration = Duration::from_secs(30);
+/// How much longer a host has for its answer to a step of a task: so many times that.
+pub const TASK_TIMES: u32 = 2;
 /// Bytes of an answer.
 pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Requests of one app that are under way at once.
@@ -71,6 +75,8 @@ pub struct CodeCall {
     pub now_ms: i64,
     /// When it must have begun, and when it is over.
     pub ends: Instant,
+    /// The task that it is a step of: it may take longer, and say how far it is.
+    pub task: Option<TaskId>,
 }
 
 /// What a host answers.
@@ -162,7 +168,8 @@ impl Hosts {
         let busy = || Reason::new("host_busy", "too many calls of this app wait for its host");
         let bulkhead = self.bulkheads.of(&call.app.id, Instant::now()).ok_or_else(busy)?;
         let _place = bulkhead.enter(call.ends).await.ok_or_else(busy)?;
-        let ends = call.ends.min(Instant::now() + self.time_max);
+        let times = if call.task.is_some() { TASK_TIMES } else { 1 };
+        let ends = call.ends.min(Instant::now() + self.time_max * times);
         let attempts = if is_read { READ_ATTEMPTS_MAX } else { 1 };
         let mut attempt = 1;
         loop {
@@ -190,7 +197,7 @@ impl Hosts {
 
     fn post(&self, call: &CodeCall, entry: &ir::Entry, url: String, ends: Instant) -> Post {
         let left = ends.saturating_duration_since(Instant::now());
-        let body = json!({
+        let mut body = json!({
             "call_id": call.call_id,
             "trace_id": call.trace_id,
             "function": call.function,
@@ -203,6 +210,9 @@ impl Hosts {
             "app_version": call.app.version,
             "deadline_ms": u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
         });
+        if let Some(task) = call.task {
+            body["task_id"] = json!(task);
+        }
         let body = body.to_string().into_bytes();
         let now = supervision::Timestamp(call.now_ms);
         let numbers: Vec<u32> = call.app.host.valid_keys(now).collect();

@@ -37,7 +37,8 @@ use crate::ir::ActionType;
 
 mod started;
 pub use started::{
-    Completed, LoseRun, Lost, STARTED_MAX, STARTED_MS_MAX, StartRun, Started, StartedCall, Usage,
+    Completed, Fate, LoseRun, Lost, STARTED_MAX, STARTED_MS_MAX, STARTED_TASK_MS_MAX, StartRun,
+    Started, StartedCall, Usage,
 };
 
 /// The family of the documents' rows.

@@ -22,6 +22,7 @@ use crate::session::{BATCH_ITEMS_MAX, ExtensionSession, Scope, StoredDocument};
 use crate::view::{Rows, SystemRows};
 
 mod outside;
+mod tasks;
 
 const ADA: UserId = UserId(7);
 const HOME: TenantId = TenantId(7);
@@ -58,6 +59,8 @@ fn shelf() -> Value {
         {"name": "rename", "action_type": "write", "params_schema": {}, "impl": rename},
         {"name": "drop", "action_type": "destructive", "params_schema": one, "impl": wipe},
         {"name": "print", "action_type": "write", "params_schema": {}, "impl": code},
+        {"name": "stock", "action_type": "write", "background": true,
+            "params_schema": {"title": {"type": "string"}}, "impl": put},
     ]);
     json!({"ir_version": "1.0", "app": {"id": "shelf", "version": "1.0.0", "title": "Shelf",
         "capabilities": ["store"], "functions": functions,
@@ -69,11 +72,29 @@ async fn world() -> World {
     world_with(Settings::default()).await
 }
 
-async fn world_with(settings: Settings) -> World {
-    let options = Options { engine: EngineKind::Memory, ..Options::new("") };
-    let journal = Journal::open(options, &MasterKey::from_bytes([7; 32])).unwrap();
+/// A system in which tasks are carried on, or are left as a process leaves them that dies.
+fn system_on(
+    journal: Arc<Journal>,
+    settings: Settings,
+    is_carried: bool,
+) -> (Arc<System>, Arc<Extensions>) {
     let builder = System::builder(SystemOptions::new(journal));
+    let extensions = Extensions::new(settings, Apps::new(), Vec::new());
+    let builder = if is_carried { builder.port(extensions.clone()) } else { builder };
     let system = crate::register(control::register(billing::register(builder))).start();
+    (system, extensions)
+}
+
+fn new_journal() -> Arc<Journal> {
+    let options = Options { engine: EngineKind::Memory, ..Options::new("") };
+    Journal::open(options, &MasterKey::from_bytes([7; 32])).unwrap()
+}
+
+async fn world_with(settings: Settings) -> World {
+    world_of(system_on(new_journal(), settings, true)).await
+}
+
+async fn world_of((system, extensions): (Arc<System>, Arc<Extensions>)) -> World {
     let id = AppId::new("shelf").unwrap();
     let listing = Listing {
         display_name: "Shelf".to_owned(),
@@ -88,7 +109,6 @@ async fn world_with(settings: Settings) -> World {
     let (apps, address) = (system.directory::<App>(), App::address(&id, HOME));
     let create = Create { id, developer: ADA, tenant: HOME, listing };
     apps.ask(&address, create, origin()).await.unwrap();
-    let extensions = Extensions::new(settings, Apps::new(), Vec::new());
     let world = World { system, extensions };
     let refused = world.call("books", json!({})).await.unwrap_err();
     assert_eq!(refused.code, "not_deployed");
@@ -304,7 +324,7 @@ async fn what_is_frozen_begins_nothing_and_what_waited_is_stopped_and_releases_i
     // All places are taken: the call waits for its turn, with its hold.
     let mut held = Vec::new();
     for number in 0..2 * world.extensions.settings().runs_at_once as u128 {
-        held.push(world.extensions.turns().take(TenantId(1_000 + number)).await);
+        held.push(world.extensions.turns().take(TenantId(1_000 + number), (1, 1)).await);
     }
     let waiting = tokio::spawn({
         let world = world.clone();

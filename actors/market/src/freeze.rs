@@ -20,7 +20,7 @@ use serde_json::json;
 use supervision::{
     Address, Command, EffectContext, Entity, Handle, Process, Refusal, RowDraft, Timestamp, Turn,
 };
-use types::{CallId, HoldId, TenantId, home_of, platform, rfc3339};
+use types::{CallId, HoldId, TaskId, TenantId, home_of, platform, rfc3339};
 
 use crate::freezer::Freezer;
 
@@ -38,6 +38,8 @@ pub enum Item {
     Call(CallId),
     /// Credits that were held.
     Hold(HoldId),
+    /// A task.
+    Task(TaskId),
 }
 
 /// What happened to it. Stored: an outcome keeps its place for ever.

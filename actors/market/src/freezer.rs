@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use activity::operator_act::{self, Noted};
 use billing::wallet::{ReleaseOpen, Wallet, wallet_address};
+use extensions::flights::Sort;
 use extensions::{Apps, Extensions, Flying, Stopped};
 use identity::Identity;
 use identity::frozen::{Frozen, ReasonClass, Target, refusal};
@@ -21,7 +22,7 @@ use identity::tenant::Tenant;
 use persistence::{RowRange, codec};
 use supervision::{Entity as _, Home, Origin, Refusal, System};
 use tokio::time::{Instant, sleep};
-use types::{CallId, TenantId, UserId, home_of, platform};
+use types::{CallId, TaskId, TenantId, UserId, home_of, platform};
 
 use crate::freeze::{
     Begin, FROZEN_FAMILY, Freeze, FrozenRow, Item, Outcome, Resume, Standing, Tally,
@@ -228,7 +229,11 @@ impl Freezer {
             if outcome == Outcome::Cancelled {
                 cancelled.push(flying.id);
             }
-            tally.note(Item::Call(flying.id), outcome);
+            let item = match flying.sort {
+                Sort::Task => Item::Task(TaskId(flying.id.0)),
+                Sort::Call | Sort::Batch => Item::Call(flying.id),
+            };
+            tally.note(item, outcome);
         }
         cancelled
     }

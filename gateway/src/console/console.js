@@ -1,11 +1,12 @@
 // The console: logs in, follows the stream of trees, and draws the view that the address names.
 //
 // One tree is shown at a time. The modules beside this one: `session` asks the server, `tree`
-// follows it, `views`, `entity` and `users` are what is shown, `act` is what is done, `parts`,
-// `text`, `status` and `dom` are what they are made of.
+// follows it, `views`, `entity`, `users` and `flights` are what is shown, `act` is what is done,
+// `parts`, `text`, `status` and `dom` are what they are made of.
 
 import { byId, h, morphChildren } from "./dom.js";
 import { close, entityView, keepFresh, onEntity, open } from "./entity.js";
+import { closeFlights, flightsView, keepFlightsFresh, onFlights, openFlights } from "./flights.js";
 import { end, isLoggedIn, logIn, onEnd, saying } from "./session.js";
 import { problem } from "./status.js";
 import { follow, onTree, stopFollowing, trees } from "./tree.js";
@@ -17,6 +18,7 @@ const VIEWS = {
   tree: { title: "Supervision tree", render: supervision },
   kinds: { title: "Kinds and commands", render: kinds },
   users: { title: "Users of a tenant", render: usersView },
+  flights: { title: "In flight", render: flightsView },
   journal: { title: "Journal", render: journal },
   actor: { title: "Entity", render: entityView },
 };
@@ -52,6 +54,8 @@ function show(moveFocus = false) {
   else close();
   if (view === "users") openUsers(kind);
   else closeUsers();
+  if (view === "flights") openFlights();
+  else closeFlights();
   const title = view === "actor" ? `${kind}/${id}` : VIEWS[view].title;
   byId("title").textContent = title;
   document.title = `${title} · Bailiwick console`;
@@ -123,6 +127,7 @@ onEnd((message) => {
   stopFollowing();
   close();
   closeUsers();
+  closeFlights();
   byId("act").close();
   byId("login-error").textContent = message;
   show();
@@ -130,9 +135,11 @@ onEnd((message) => {
 onTree((tree) => {
   fillKinds(tree);
   if (route().view === "actor") keepFresh(tree);
+  keepFlightsFresh();
   draw();
 });
 onUsers(draw);
+onFlights(draw);
 onEntity({
   changed: draw,
   // The address gets the entity's own id, without a step back to the one that was typed.

@@ -42,6 +42,7 @@ pub const FILES: &[Asset] = &[
     Asset { name: "act.js", text: include_str!("act.js") },
     Asset { name: "dom.js", text: include_str!("dom.js") },
     Asset { name: "entity.js", text: include_str!("entity.js") },
+    Asset { name: "flights.js", text: include_str!("flights.js") },
     Asset { name: "freeze.js", text: include_str!("freeze.js") },
     Asset { name: "parts.js", text: include_str!("parts.js") },
     Asset { name: "session.js", text: include_str!("session.js") },

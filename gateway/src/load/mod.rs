@@ -20,6 +20,7 @@ mod scenario;
 mod schedule;
 mod setup;
 mod storm;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
@@ -44,7 +45,7 @@ const DRAIN_SECONDS_MAX: u64 = 10;
 
 /// What `--scenario` takes.
 fn names() -> impl Iterator<Item = &'static str> {
-    scenario::names().chain([storm::NAME, flood::NAME, readers::NAME])
+    scenario::names().chain([storm::NAME, flood::NAME, readers::NAME, tasks::NAME])
 }
 
 /// The options of `bailiwick load`.
@@ -79,6 +80,10 @@ pub struct LoadArgs {
     /// The users who log in at once in the scenario `login-storm`
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(1..=4096))]
     logins: u16,
+
+    /// The tasks that run at once in the scenario `tasks`; the server runs here, with --dev
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    tasks: u16,
 
     /// The readers of the event feed in the scenario `readers`
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
@@ -247,6 +252,7 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
     match name.as_str() {
         storm::NAME => return storm::run(&setup, &target, profile.duration, file).await,
         readers::NAME => return readers::run(&setup, &target, profile.duration, file).await,
+        tasks::NAME => return tasks::run(&setup, &target, file).await,
         flood::NAME => return flood::run(&setup, &target, &profile, file).await,
         _ => {}
     }

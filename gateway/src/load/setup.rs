@@ -140,6 +140,11 @@ impl Setup {
         usize::from(self.args.batch_size)
     }
 
+    /// How many tasks run at once.
+    pub(crate) fn tasks(&self) -> usize {
+        usize::from(self.args.tasks)
+    }
+
     /// How many readers there are, and how many tenants they are spread over.
     pub(crate) fn readers(&self) -> (usize, usize) {
         let readers = self.args.readers as usize;

@@ -62,7 +62,7 @@ struct ResumeRequest {
 /// One thing that was stopped.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct StoppedItem {
-    /// `call` or `hold`
+    /// `call`, `task` or `hold`
     kind: &'static str,
     id: String,
     /// `cancelled`, `completed`, `refused` or `still_running` for a call, `released` for a hold
@@ -149,6 +149,7 @@ fn receipt(tally: Tally, at: String, took_ms: i64) -> ReceiptView {
         let (kind, id) = match item {
             Item::Call(id) => ("call", id.to_string()),
             Item::Hold(id) => ("hold", id.to_string()),
+            Item::Task(id) => ("task", id.to_string()),
         };
         StoppedItem { kind, id, outcome: outcome.name() }
     };

@@ -24,6 +24,7 @@ mod me;
 mod members;
 mod operator;
 mod operator_actors;
+mod operator_flights;
 mod operator_users;
 mod password;
 mod portability;
@@ -31,6 +32,7 @@ mod probes;
 mod roles;
 mod sessions;
 mod signing_keys;
+mod tasks;
 mod tenants;
 mod users;
 
@@ -62,6 +64,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(developer::router())
         .merge(hosts::router())
         .merge(calls::router())
+        .merge(tasks::router())
         .merge(actions::router())
         .merge(events::router())
         .merge(operator::router())
@@ -74,6 +77,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(import::router())
         .merge(signing_keys::router())
         .merge(operator_actors::router())
+        .merge(operator_flights::router())
         .merge(freezes::router())
         .merge(backups::router())
         .merge(erasure::router())

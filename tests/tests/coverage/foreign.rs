@@ -78,6 +78,7 @@ struct Things {
     key: String,
     session: String,
     factor: String,
+    task: String,
 }
 
 async fn things(server: &Server, name: &str) -> Things {
@@ -98,10 +99,16 @@ async fn things(server: &Server, name: &str) -> Things {
     let sessions = api.get("/v1/auth/sessions").as_user(&user).send().await.ok(200);
     let factor = api.post("/v1/auth/me/factors/totp", &json!({})).as_user(&user).send().await;
     let factor = factor.ok(201)["factor_id"].as_str().unwrap().to_owned();
+    let press = format!("{name}-press");
+    api.deploy(&user, &press, &journeys::background_document(&press)).await;
+    let stock = json!({"function": "stock", "params": {"title": "mine"}});
+    let call = format!("/v1/extensions/{press}/call");
+    let begun = api.post(&call, &stock).as_user(&user).send().await.ok(200);
+    let task = text(&begun["data"]["task_id"]);
     let id = |value: &Value| value["id"].as_str().unwrap().to_owned();
     let (hold, role, invitation) = (id(&hold.ok(201)), id(&role), id(&invitation));
     let (key, session) = (id(&key), id(&sessions["sessions"][0]));
-    Things { user, hold, trace, app, role, invitation, key, session, factor }
+    Things { user, hold, trace, app, role, invitation, key, session, factor, task }
 }
 
 struct Matrix {
@@ -133,6 +140,8 @@ impl Matrix {
         id("/v1/tenants/", "after", |it| &it.invitation);
         id("/v1/billing/holds/", "id", |it| &it.hold);
         id("/v1/internal/events/", "id", |it| &it.hold);
+        id("", "task_id", |it| &it.task);
+        id("/v1/operator/flights/", "id", |it| &it.task);
         id("/v1/operator/tenants/", "id", |it| &it.user.id);
         id("/v1/operator/actors/", "id", |it| &it.user.id);
         id("/v1/operator/users/", "id", |it| &it.user.id);
