@@ -84,6 +84,10 @@ pub fn declare_keys(document: &mut utoipa::openapi::OpenApi) {
         "sync_all_pricing",
         "set_app_status",
         "feature_app",
+        "cancel_task",
+        "report_progress",
+        "cancel_flight",
+        "cancel_task_of_tenant",
     ];
     for path in document.paths.paths.values_mut() {
         for operation in path.post.iter_mut().chain(path.put.iter_mut()) {

@@ -160,6 +160,7 @@ impl Running {
     pub async fn stop(self) {
         self.stop.send_replace(true);
         let _ = self.serving.await;
+        self.app.extensions.let_go_of_tasks().await;
         self.supervisor.stop(None);
         if !self.supervisor_ended.is_finished() {
             let _ = self.supervisor_ended.await;
@@ -348,7 +349,9 @@ pub(crate) fn build(
         Arc::new(confirmations::farewell::ConfirmationsFarewell),
         Arc::new(billing::farewell::BillingFarewell),
         market::farewell::MarketFarewell::new(apps.clone()),
+        extensions::ExtensionsFarewell::new(extensions.clone()),
     ];
+    let builder = builder.port(extensions.clone());
     let builder = builder.port(Arc::new(identity::erasure::Farewells::new(farewells)));
     let portability = Portability::new(identity.clone(), apps.clone());
     let market = Market::with(apps, market_settings(args), Some(outside));
@@ -459,6 +462,7 @@ fn tellers() -> Tellers {
         .with("listing", market::tell::tell_listing)
         .with("extension_session", extensions::tell)
         .with("session", identity::tell::tell_session)
+        .with("tasks", extensions::tell_tasks)
         .with("tenant", identity::tell::tell_tenant)
         .with("wallet", billing::tell::tell)
 }
@@ -476,6 +480,7 @@ fn describers() -> activity::Describers {
     activity::Describers::default()
         .with("confirmation", confirmations::describe)
         .with("extension_session", extensions::describe)
+        .with("tasks", extensions::describe_tasks)
         .with("erasure", identity::erasure::describe)
         .with("install", market::tell::describe_install)
         .with("listing", market::tell::describe_listing)

@@ -93,7 +93,9 @@ async function logIn(page) {
 }
 
 async function views(page, width) {
-  for (const view of ["overview", "tree", "kinds", "users", "confirmations", "journal"]) {
+  for (const view of [
+    "overview", "tree", "kinds", "users", "flights", "confirmations", "journal",
+  ]) {
     await page.click(`#views a[data-view="${view}"]`);
     await page.waitForFunction(
       (view) => document.querySelector(`#views a[data-view="${view}"][aria-current="page"]`)

@@ -229,6 +229,17 @@ impl Api {
         assert_eq!(answer["status"], "success", "{answer}");
     }
 
+    /// Makes an app of somebody's who is a developer already, with this document: a call costs 4
+    /// and the fee of 1.
+    pub async fn deploy(&self, user: &User, app: &str, document: &Value) {
+        let body = json!({"app_id": app, "display_name": "An app", "pricing_model": "per_action",
+            "git_url": "https://example.com/app.git", "pricing_config": {"default": 4}});
+        self.post("/v1/developer/apps", &body).as_user(user).send().await.ok(200);
+        let params = json!({"app_id": app, "ir_dict": document});
+        let answer = self.built_in(user, "deploy_ir", &params).await;
+        assert_eq!(answer["status"], "success", "{answer}");
+    }
+
     /// Calls a function of the app `developer`.
     pub async fn built_in(&self, user: &User, function: &str, params: &Value) -> Value {
         let body = json!({"function": function, "params": params});
@@ -359,6 +370,23 @@ impl Answer {
 #[track_caller]
 pub fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("{value} is not a text")).to_owned()
+}
+
+/// An app whose functions go on in the background: `copy` and `scan` on its own host, `stock` in
+/// the server.
+pub fn background_document(app: &str) -> Value {
+    let code = |name: &str, key: &str| {
+        json!({"name": name, "action_type": "write", "params_schema": {}, key: true,
+            "impl": {"kind": "code", "module": "main", "entry": name}})
+    };
+    json!({"ir_version": "1.0", "app": {"id": app, "version": "1.0.0", "title": "Press",
+        "capabilities": ["store"], "functions": [
+        code("copy", "background"), code("scan", "long_running"),
+        {"name": "stock", "action_type": "write", "background": true,
+         "params_schema": {"title": {"type": "string"}},
+         "impl": {"kind": "declarative", "steps": [
+            {"id": "put", "op": "store.create", "args": {"kind": "book", "data": {
+                "title": "{{args.title}}"}}}]}}]}})
 }
 
 /// The app of the tests: a shelf that books are put on.

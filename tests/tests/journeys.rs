@@ -121,3 +121,6 @@ mod storage;
 mod erasure;
 #[path = "journeys/freezes.rs"]
 mod freezes;
+
+#[path = "journeys/tasks.rs"]
+mod tasks;

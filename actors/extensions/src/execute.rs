@@ -220,6 +220,11 @@ impl<R: Rows> Execution<R> {
         }
     }
 
+    /// How many steps of the call that waits were executed.
+    pub(crate) fn steps_run(&self) -> usize {
+        self.asking.as_ref().map_or(0, |asking| asking.waiting.steps_run())
+    }
+
     fn index(&self) -> u32 {
         u32::try_from(self.items.len()).unwrap_or(u32::MAX)
     }

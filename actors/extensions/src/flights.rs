@@ -15,17 +15,80 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use identity::frozen::Frozen;
 use parking_lot::Mutex;
-use supervision::Refusal;
+use supervision::{Refusal, System, Timestamp};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use types::{AppId, CallId, TenantId, UserId};
 
+use crate::execute::shortened;
+use crate::runtime::{Call, Request, Shape};
+use crate::session::{NOBODY, Scope};
+use crate::share::{SessionLimits, Share, Shares};
+
+/// What kind of work is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sort {
+    /// One call.
+    Call,
+    /// A batch of calls.
+    Batch,
+    /// A task.
+    Task,
+}
+
+impl Sort {
+    /// The name in answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::Batch => "batch",
+            Self::Task => "task",
+        }
+    }
+}
+
+impl Flying {
+    fn scope(&self) -> Scope {
+        let Self { tenant, user, app, .. } = self;
+        Scope { tenant: *tenant, user: user.unwrap_or(NOBODY), app: app.clone() }
+    }
+
+    /// A request's calls. `root` is the call from outside, unless they are that.
+    pub(crate) fn new(
+        system: &System,
+        request: &Request,
+        (id, root): (CallId, Option<CallId>),
+        app: &AppId,
+        (shape, calls): (Shape, &[Call]),
+    ) -> Self {
+        Self {
+            id,
+            sort: if matches!(shape, Shape::Single) { Sort::Call } else { Sort::Batch },
+            root: root.unwrap_or(id),
+            function: calls.first().map(|call| shortened(&call.function)).unwrap_or_default(),
+            since: system.clock().now(),
+            tenant: request.tenant,
+            user: request.user,
+            app: app.clone(),
+        }
+    }
+}
+
 /// What is under way: who calls what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flying {
-    /// The call or batch.
+    /// The call or batch; a task's run has the task's number.
     pub id: CallId,
+    /// What it is.
+    pub sort: Sort,
+    /// What the call from outside was that led to this one; it itself, for that.
+    pub root: CallId,
+    /// The function; of a batch the first one.
+    pub function: String,
+    /// Since when.
+    pub since: Timestamp,
     /// In which tenant.
     pub tenant: TenantId,
     /// For which user.
@@ -64,25 +127,80 @@ struct Slot {
     phase: watch::Sender<Phase>,
 }
 
+impl Slot {
+    fn stop(&self, refusal: &Refusal) {
+        self.phase.send_if_modified(|phase| {
+            let is_flying = matches!(phase, Phase::Flying);
+            if is_flying {
+                *phase = Phase::Stopped(refusal.clone());
+            }
+            is_flying
+        });
+    }
+}
+
 /// All of them.
-#[derive(Default)]
 pub struct Flights {
     slots: Mutex<HashMap<CallId, Arc<Slot>>>,
+    shares: Arc<Shares>,
 }
 
 /// One of them, until it is dropped.
 pub struct Flight {
     flights: Arc<Flights>,
     slot: Arc<Slot>,
+    /// Its place in its session, if it has one.
+    share: Option<Share>,
 }
 
 impl Flights {
+    /// None yet; each session may have so many.
+    pub fn new(limits: SessionLimits) -> Self {
+        Self { slots: Mutex::default(), shares: Shares::new(limits) }
+    }
+
     /// Enters one.
     pub fn enter(self: &Arc<Self>, flying: Flying) -> Flight {
         let id = flying.id;
         let slot = Arc::new(Slot { flying, phase: watch::Sender::new(Phase::default()) });
         self.slots.lock().insert(id, slot.clone());
-        Flight { flights: self.clone(), slot }
+        Flight { flights: self.clone(), slot, share: None }
+    }
+
+    /// Enters one, unless its tenant, user or app is frozen. Looked at only then, so that whoever
+    /// freezes one of them finds this run.
+    ///
+    /// What comes from outside first has to have a place in its session: 429 `session_busy`.
+    pub(crate) async fn take_off(
+        self: &Arc<Self>,
+        frozen: &Frozen,
+        flying: Flying,
+    ) -> Result<Flight, Refusal> {
+        let has_share = flying.root == flying.id && flying.sort != Sort::Task;
+        let share = match has_share {
+            true => Some(self.shares.enter(&flying.scope()).await?),
+            false => None,
+        };
+        let mut flight = self.enter(flying);
+        flight.share = share;
+        let Flying { tenant, user, app, .. } = &flight.slot.flying;
+        frozen.check(*tenant, *user)?;
+        frozen.check_app(app)?;
+        Ok(flight)
+    }
+
+    /// All that is under way now, the oldest first.
+    pub fn all(&self) -> Vec<Flying> {
+        let slots = self.slots.lock();
+        let mut all: Vec<_> = slots.values().map(|slot| slot.flying.clone()).collect();
+        drop(slots);
+        all.sort_by_key(|flying| flying.id);
+        all
+    }
+
+    /// Whether a run is under way.
+    pub fn has(&self, id: CallId) -> bool {
+        self.slots.lock().contains_key(&id)
     }
 
     /// How many are under way.
@@ -106,13 +224,7 @@ impl Flights {
         // Held weakly from here on: that a flight is gone is how its end is seen.
         let stopping = slots.into_iter().filter_map(|weak| {
             let slot = weak.upgrade()?;
-            slot.phase.send_if_modified(|phase| {
-                let is_flying = matches!(phase, Phase::Flying);
-                if is_flying {
-                    *phase = Phase::Stopped(refusal.clone());
-                }
-                is_flying
-            });
+            slot.stop(refusal);
             let (flying, phase) = (slot.flying.clone(), slot.phase.subscribe());
             Some(ended(flying, phase, deadline))
         });
@@ -142,6 +254,11 @@ impl Flight {
         self.slot.flying.id
     }
 
+    /// Its app.
+    pub fn app(&self) -> &AppId {
+        &self.slot.flying.app
+    }
+
     /// What tells whether it was stopped, from any thread.
     pub fn watch(&self) -> impl Fn() -> bool + Send + Sync + 'static {
         let phase = self.slot.phase.subscribe();
@@ -168,6 +285,11 @@ impl Flight {
             Phase::Stopped(refusal) => Err(refusal.clone()),
             _ => Ok(()),
         }
+    }
+
+    /// Stops it, unless it is recorded.
+    pub fn stop(&self, refusal: &Refusal) {
+        self.slot.stop(refusal);
     }
 
     /// Asks for leave to be recorded: the refusal, if it was stopped.
@@ -205,8 +327,16 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(5);
 
     fn flying(id: u128, tenant: u128) -> Flying {
-        let app = AppId::new("shelf").unwrap();
-        Flying { id: CallId(id), tenant: TenantId(tenant), user: None, app }
+        Flying {
+            id: CallId(id),
+            sort: Sort::Call,
+            root: CallId(id),
+            function: "books".to_owned(),
+            since: Timestamp(0),
+            tenant: TenantId(tenant),
+            user: None,
+            app: AppId::new("shelf").unwrap(),
+        }
     }
 
     fn refusal() -> Refusal {
@@ -215,7 +345,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_flight_is_stopped_or_recorded_and_the_stop_says_which() {
-        let flights = Arc::new(Flights::default());
+        let flights = Arc::new(Flights::new(SessionLimits::default()));
         let cancelled = flights.enter(flying(1, 1));
         let completed = flights.enter(flying(2, 1));
         let refused = flights.enter(flying(3, 1));

@@ -42,11 +42,12 @@ use types::{AppId, CallId, Caller, CallerKind, ConfirmationId, TenantId, UserId,
 
 use crate::answer::CallAnswer;
 use crate::catalogue::CompiledApp;
+use crate::flights::Flying;
 use crate::hold::Hold;
 use crate::ir::{self, ActionType};
 use crate::outside::Nesting;
 use crate::runtime::{Begun, Call, Extensions, Quote, QuotedCall, Request, Shape, begin, scope_of};
-use crate::session::{ExtensionSession, LoseRun};
+use crate::session::{ExtensionSession, Fate, LoseRun};
 
 mod card;
 mod executor;
@@ -255,7 +256,9 @@ impl Extensions {
             return Ok(HeldBack { calls, ticket, intercepted });
         }
         // Whoever freezes finds this while cards are opened, and what is frozen opens none.
-        let flight = self.take_off(request, CallId(system.new_id()), called.app)?;
+        let (ids, kept) = ((CallId(system.new_id()), None), (shape, calls.as_slice()));
+        let flying = Flying::new(system, request, ids, called.app, kept);
+        let flight = self.flights().take_off(&self.settings().frozen, flying).await?;
         let (mut rest, last) = (Vec::new(), calls.len() - 1);
         for (place, (call, waits)) in calls.into_iter().zip(waits).enumerate() {
             if !waits {
@@ -277,7 +280,7 @@ impl Extensions {
                     intercepted = Intercepted { total: intercepted.total, held };
                     return Ok(HeldBack { calls: Vec::new(), ticket: None, intercepted });
                 }
-                (Err(refusal), Shape::Single) => return Err(refusal),
+                (Err(refusal), Shape::Single | Shape::Delivery) => return Err(refusal),
                 (Err(refusal), Shape::List) => {
                     let answer = CallAnswer::error(&refusal.code, refusal.message);
                     intercepted.held.push((place, answer));
@@ -320,7 +323,8 @@ impl Extensions {
         }
         let [price, fee] = weighed.price;
         let function = call.function.clone();
-        let quote = Quote { total: price + fee, calls: vec![QuotedCall { function, price, fee }] };
+        let calls = vec![QuotedCall { function, price, fee }];
+        let quote = Quote { total: price + fee, calls, limit: None };
         match self.open(system, request, app, (draft, call, &quote, place), &mut recording).await? {
             Opening::Card(card) => Ok(Waiting::Answer(Box::new(intercepted(&card, call)))),
             Opening::Answers(answers) => Ok(Waiting::Answers(answers)),
@@ -467,7 +471,7 @@ impl Extensions {
         }
         let (sessions, run) = (system.directory::<ExtensionSession>(), confirmed.run);
         let origin = request.origin.clone();
-        if !sessions.look(&address, origin.clone(), move |it| it.knows(run)).await? {
+        if sessions.look(&address, origin.clone(), move |it| it.fate(run)).await? == Fate::Unknown {
             return Ok(());
         }
         sessions.ask(&address, LoseRun { id: run }, origin).await?;
@@ -475,17 +479,22 @@ impl Extensions {
         Err(Refusal::conflict("outcome_unknown", message))
     }
 
-    /// The money for a run: what was held for the card of a confirmed call, or a new hold.
+    /// The money for a run: what was held for the card of a confirmed call, or a new hold. A task
+    /// takes longer than a card's money is held, and so holds its own.
     pub(crate) async fn pay(
         &self,
         system: &Arc<System>,
         request: &Request,
-        (id, leave): (CallId, &Leave),
+        (id, leave, as_task): (CallId, &Leave, bool),
         quote: &Quote,
         place: (&AppId, i64),
     ) -> Result<Hold, Refusal> {
         match leave.confirmed() {
             None => Hold::place(system, request, id, quote, place).await,
+            Some(confirmed) if as_task => {
+                Hold::end_of_card(system, request, confirmed.held).await;
+                Hold::place(system, request, id, quote, place).await
+            }
             Some(confirmed) => {
                 let (tenant, origin) = (request.tenant, request.origin.clone());
                 Ok(Hold::of_card(system, tenant, origin, confirmed.held))

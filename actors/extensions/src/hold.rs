@@ -4,6 +4,7 @@
 //! the session has taken the run in or was told that it is started. Its time ends it in any case.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use billing::wallet::{PlaceHold, Release, Wallet, wallet_address};
 use confirmations::Held;
@@ -19,12 +20,18 @@ pub(crate) const HOLD_TTL_MS: i64 = 120_000;
 /// [`crate::session::STARTED_MS_MAX`]).
 pub(crate) const HOLD_OUTSIDE_TTL_MS: i64 = 240_000;
 
+/// How often a wallet without room is asked to release a hold, and the pause between.
+const RELEASE_ATTEMPTS_MAX: u32 = 5;
+const RELEASE_PAUSE: Duration = Duration::from_millis(50);
+
 /// Money that is held for a run: released when it is dropped before the run is recorded.
 pub(crate) struct Hold {
     system: Arc<System>,
     tenant: TenantId,
     origin: Origin,
     pub(crate) id: Option<HoldId>,
+    /// What was held when it was placed, in credits.
+    pub(crate) amount: i64,
     call: Option<CallId>,
     /// Whether nobody else will end it.
     pub(crate) own: bool,
@@ -32,14 +39,25 @@ pub(crate) struct Hold {
     is_given: bool,
     /// Whether it was held before, for a card.
     is_of_card: bool,
+    /// Whether it ends only when that is said: a task that is let go of is taken up again.
+    is_kept: bool,
 }
 
 impl Hold {
     /// Nothing.
     pub(crate) fn none(system: &Arc<System>, tenant: TenantId, origin: Origin) -> Self {
-        let system = Arc::clone(system);
-        let (id, call, is_of_card) = (None, None, false);
-        Self { system, tenant, origin, id, call, own: false, is_given: false, is_of_card }
+        Self {
+            system: Arc::clone(system),
+            tenant,
+            origin,
+            id: None,
+            amount: 0,
+            call: None,
+            own: false,
+            is_given: false,
+            is_of_card: false,
+            is_kept: false,
+        }
     }
 
     /// Holds what a quote says, if the wallet has it, no limit is in the way and the user's role
@@ -69,7 +87,7 @@ impl Hold {
         let (call, spender) = (Some(call), allowance::spender(request, app));
         let command = PlaceHold { id, amount, ttl_ms, reason, call, spender, actions };
         // From here on: a caller who goes away meanwhile leaves no hold behind.
-        (hold.id, hold.own) = (Some(id), true);
+        (hold.id, hold.own, hold.amount) = (Some(id), true, quote.total);
         let wallets = system.directory::<Wallet>();
         let placed = wallets.ask(&wallet_address(tenant), command, hold.origin.clone()).await;
         match placed {
@@ -96,6 +114,43 @@ impl Hold {
         hold
     }
 
+    /// Ends what was held for a card whose call goes on as a task, which holds its own.
+    pub(crate) async fn end_of_card(system: &Arc<System>, request: &Request, held: Option<Held>) {
+        let Some(held) = held else { return };
+        let mut hold = Self::none(system, request.tenant, request.origin.clone());
+        (hold.id, hold.call, hold.own) = (Some(held.hold), Some(held.call), true);
+        hold.release().await;
+    }
+
+    /// What was held before for a task that goes on now. Dropped, it stays as it is.
+    pub(crate) fn resumed(
+        system: &Arc<System>,
+        (tenant, origin): (TenantId, Origin),
+        call: CallId,
+        id: Option<HoldId>,
+    ) -> Self {
+        let mut hold = Self::none(system, tenant, origin);
+        (hold.id, hold.call, hold.own, hold.is_kept) = (id, Some(call), true, true);
+        hold
+    }
+
+    /// Releases it now, unless somebody else ends it. What the wallet has no room for is left to
+    /// the hold's time.
+    pub(crate) async fn release(&mut self) {
+        let (Some(hold), true) = (self.id, self.own && !self.is_given) else { return };
+        let wallets = self.system.directory::<Wallet>();
+        for _ in 0..RELEASE_ATTEMPTS_MAX {
+            let release = Release { hold, call: self.call };
+            let address = wallet_address(self.tenant);
+            let released = wallets.ask(&address, release, self.origin.clone()).await;
+            if !released.is_err_and(|refusal| refusal.class.may_pass()) {
+                self.own = false;
+                return;
+            }
+            tokio::time::sleep(RELEASE_PAUSE).await;
+        }
+    }
+
     /// From here on the session ends it.
     pub(crate) fn give(&mut self) {
         self.is_given = true;
@@ -109,7 +164,9 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let (Some(hold), true) = (self.id, self.own && !self.is_given) else { return };
+        let (Some(hold), true) = (self.id, self.own && !self.is_given && !self.is_kept) else {
+            return;
+        };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let (system, tenant, origin) = (self.system.clone(), self.tenant, self.origin.clone());
         let call = self.call;

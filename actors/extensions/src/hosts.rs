@@ -3,7 +3,8 @@
 //!
 //! The request is `{call_id, trace_id, function, module, entry, params, user, tenant, app,
 //! app_version, deadline_ms}`, and `secrets` when the app has any that are set, signed as
-//! [`crate::signing`] says. The answer is status 200, JSON,
+//! [`crate::signing`] says; a step of a task has `task_id` too, and its host may say how far it is
+//! ([`crate::tasks`]). The answer is status 200, JSON,
 //! `{"result": …, "directives": […]}` or `{"error": "…"}` (also `{"error": {"message": "…"}}`).
 //!
 //! Invariants
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
-use types::AppId;
+use types::{AppId, TaskId};
 
 use crate::catalogue::CompiledApp;
 use crate::host_secrets::HostSecrets;
@@ -31,6 +32,8 @@ use crate::signing::HostKeys;
 
 /// How long a host has for its answer, from the look-up of its name to the last byte.
 pub const HOST_TIME_MAX: Duration = Duration::from_secs(30);
+/// How much longer a host has for its answer to a step of a task: so many times that.
+pub const TASK_TIMES: u32 = 2;
 /// Bytes of an answer.
 pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Requests of one app that are under way at once.
@@ -76,6 +79,8 @@ pub struct CodeCall {
     pub ends: Instant,
     /// What the app is given for it.
     pub secrets: Arc<HostSecrets>,
+    /// The task that it is a step of: it may take longer, and say how far it is.
+    pub task: Option<TaskId>,
 }
 
 /// What a host answers.
@@ -177,7 +182,8 @@ impl Hosts {
         let busy = || Reason::new("host_busy", "too many calls of this app wait for its host");
         let bulkhead = self.bulkheads.of(&call.app.id, Instant::now()).ok_or_else(busy)?;
         let _place = bulkhead.enter(call.ends).await.ok_or_else(busy)?;
-        let ends = call.ends.min(Instant::now() + self.time_max);
+        let times = if call.task.is_some() { TASK_TIMES } else { 1 };
+        let ends = call.ends.min(Instant::now() + self.time_max * times);
         let attempts = if is_read { READ_ATTEMPTS_MAX } else { 1 };
         let mut attempt = 1;
         loop {
@@ -226,6 +232,9 @@ impl Hosts {
             && !secrets.is_empty()
         {
             members.insert("secrets".to_owned(), Value::Object(secrets));
+        }
+        if let Some(task) = call.task {
+            body["task_id"] = json!(task);
         }
         let body = body.to_string().into_bytes();
         let now = supervision::Timestamp(call.now_ms);

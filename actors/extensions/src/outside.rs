@@ -29,7 +29,7 @@ use broker::{Desk, Subject};
 use futures::future::BoxFuture;
 use serde_json::Value;
 use supervision::{Class, Refusal, System, Timestamp};
-use types::home_of;
+use types::{CallId, home_of};
 
 use crate::completion::{Completion, Completions, Prompt};
 use crate::execute::{
@@ -37,14 +37,16 @@ use crate::execute::{
     weight,
 };
 use crate::guard::Leave;
-use crate::hold::Hold;
+use crate::hold::{HOLD_OUTSIDE_TTL_MS, Hold};
 use crate::host_secrets::HostSecrets;
-use crate::hosts::{CodeCall, HostFigures, Hosts};
+use crate::hosts::{CodeCall, HostFigures, Hosts, OUTCOME_UNKNOWN};
 use crate::ir::{self, Reason};
 use crate::runtime::{Call, Extensions, Plan, Request};
 use crate::session::{
-    DOCUMENTS_CHANGED, ExtensionSession, LoseRun, NOBODY, StartRun, Started, StartedCall, Usage,
+    DOCUMENTS_CHANGED, ExtensionSession, LoseRun, NOBODY, STARTED_MS_MAX, StartRun, Started,
+    StartedCall, Usage,
 };
+use crate::watch::{Returned, Sort};
 
 /// How long one request's calls wait for what is outside, together.
 pub const OUTSIDE_TIME_MAX: Duration = Duration::from_secs(60);
@@ -84,13 +86,33 @@ pub(crate) struct Nesting {
     pub(crate) ends: Instant,
     /// With whose leave it runs.
     pub(crate) leave: Leave,
+    /// The call from outside, for those that it led to.
+    pub(crate) root: Option<CallId>,
 }
 
 impl Nesting {
     /// A request from outside.
     pub(crate) fn root() -> Self {
-        let ends = Instant::now() + OUTSIDE_TIME_MAX;
-        Self { depth: 0, apps_above: Arc::new([]), ends, leave: Leave::default() }
+        Self::for_at_most(OUTSIDE_TIME_MAX)
+    }
+
+    /// A request from outside that may take so long.
+    pub(crate) fn for_at_most(time: Duration) -> Self {
+        let (ends, leave) = (Instant::now() + time, Leave::default());
+        Self { depth: 0, apps_above: Arc::new([]), ends, leave, root: None }
+    }
+
+    /// How long a run that acts outside may take until it is lost, in milliseconds: while there is
+    /// time for what is outside, and as long as every run has beside that.
+    fn started_ms_max(&self) -> i64 {
+        let left = self.ends.saturating_duration_since(Instant::now()).max(OUTSIDE_TIME_MAX);
+        let more = left - OUTSIDE_TIME_MAX;
+        STARTED_MS_MAX.saturating_add(i64::try_from(more.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// How long the money for such a run is held, in milliseconds: longer than that.
+    pub(crate) fn hold_ttl_ms(&self) -> i64 {
+        self.started_ms_max().saturating_add(HOLD_OUTSIDE_TTL_MS - STARTED_MS_MAX)
     }
 }
 
@@ -188,7 +210,26 @@ impl Plan {
             now_ms: now.0,
             ends: self.nesting.ends,
             secrets,
+            task: self.watch.as_ref().map(|watch| watch.id),
         }
+    }
+
+    /// Notes what a task sends while it is under way.
+    async fn watched<T>(
+        &self,
+        (sort, app, function): (Sort, &str, &str),
+        sending: impl Future<Output = Result<T, Reason>>,
+    ) -> Result<T, Reason> {
+        let Some(watch) = &self.watch else { return sending.await };
+        let sent = watch.sent(sort, app, function);
+        let answer = sending.await;
+        let returned = match &answer {
+            Ok(_) => Returned::Answered,
+            Err(reason) if reason.code == OUTCOME_UNKNOWN => Returned::Unknown,
+            Err(_) => Returned::Failed,
+        };
+        watch.returned(sent, returned);
+        answer
     }
 
     fn started(&self, hold: &Hold) -> Started {
@@ -250,7 +291,8 @@ impl Extensions {
             return Ok(());
         }
         let sessions = system.directory::<ExtensionSession>();
-        let command = StartRun { started: plan.started(hold) };
+        let ms_max = plan.nesting.started_ms_max();
+        let command = StartRun { started: plan.started(hold), ms_max };
         hold.give();
         let started = sessions.ask(&plan.address, command, request.origin.clone()).await;
         if started.as_ref().is_err_and(|refusal| refusal.class != Class::InDoubt) {
@@ -296,6 +338,7 @@ impl Extensions {
             let id = format!("{}.{index}", plan.flight.id());
             let with = (id, Arc::clone(secrets));
             let called = outside.hosts.call(plan.code_call(request, call.clone(), with, now));
+            let called = plan.watched((Sort::Host, &plan.ir.id, &call.function), called);
             let mut answer = host_answer(&plan.ir, &call.function, called.await);
             let bytes = weight(&answer);
             if kept.fetch_add(bytes, Ordering::Relaxed) + bytes > ANSWERS_BYTES_MAX {
@@ -341,8 +384,9 @@ impl Extensions {
                             tokens_max: *max_tokens,
                         };
                         let ends = plan.nesting.ends;
-                        let done = completions.complete(&plan.app.id, prompt, ends).await;
-                        done.map(|done| {
+                        let of = (Sort::Completion, "", model.as_deref().unwrap_or_default());
+                        let done = completions.complete(&plan.app.id, prompt, ends);
+                        plan.watched(of, done).await.map(|done| {
                             acts.use_tokens(index, &done);
                             Value::String(done.text)
                         })
@@ -353,13 +397,16 @@ impl Extensions {
                 let call = Call { function: function.clone(), params: params.clone() };
                 if *app_id != plan.ir.id {
                     self.start(system, request, plan, hold, acts).await?;
-                    self.nested(system, request, plan, (app_id, call, *call_depth)).await
+                    let nested = self.nested(system, request, plan, (app_id, call, *call_depth));
+                    plan.watched((Sort::Call, app_id, function), nested).await
                 } else if let Some(outside) = outside {
                     let secrets = secrets_of(system, request, plan).await?;
                     self.start(system, request, plan, hold, acts).await?;
                     let id = format!("{}.{index}.{}", plan.flight.id(), acts.told.len());
                     let call = plan.code_call(request, call, (id, secrets), system.clock().now());
-                    outside.hosts.call(call).await.map(|answer| answer.result)
+                    let called = outside.hosts.call(call);
+                    let called = plan.watched((Sort::Host, app_id, function), called);
+                    called.await.map(|answer| answer.result)
                 } else {
                     let message = format!("{app_id}.{function} is not available here");
                     Err(Reason::new("not_available", message))
@@ -395,6 +442,7 @@ impl Extensions {
                 apps_above: above.chain([plan.ir.id.clone()]).collect(),
                 ends: plan.nesting.ends,
                 leave: plan.nesting.leave.within(),
+                root: Some(plan.nesting.root.unwrap_or_else(|| plan.flight.id())),
             };
             let inner = Request {
                 caller: request.caller.clone(),

@@ -36,7 +36,7 @@ use crate::consent;
 use crate::execute::{Executed, Job, Progress};
 use crate::flights::{Flight, Flights, Flying};
 use crate::guard::{Called, Guard, HeldBack, Intercepted, of_built_in};
-use crate::hold::{HOLD_OUTSIDE_TTL_MS, HOLD_TTL_MS, Hold};
+use crate::hold::Hold;
 use crate::indexing::Indexer;
 use crate::ir::{self, ActionType};
 use crate::outside::{Acts, Nesting, Outside};
@@ -44,8 +44,12 @@ use crate::session::{
     ApplyRun, BATCH_ITEMS_MAX, DOCUMENTS_CHANGED, DocumentWrite, ExtensionSession, NOBODY, Ran,
     RanItem, Scope,
 };
-use crate::turns::Turns;
+use crate::share::SessionLimits;
+use crate::task_run::TaskRuns;
+use crate::tasks;
+use crate::turns::{Turns, number_of};
 use crate::view::SystemRows;
+use crate::watch::Watch;
 
 /// How often a run is tried whose documents change under it.
 pub const ATTEMPTS_MAX: u32 = 4;
@@ -63,6 +67,10 @@ pub struct Settings {
     pub run_time_max: Duration,
     /// How many calls or batches run at once; up to twice as many for tenants that have none.
     pub runs_at_once: usize,
+    /// How many tasks run at once; up to twice as many for tenants that have none.
+    pub tasks_at_once: usize,
+    /// What one session may have under way.
+    pub session_limits: SessionLimits,
     /// Who is outside; without it no call leaves the server.
     pub outside: Option<Arc<Outside>>,
     /// What is frozen: shared with whoever freezes.
@@ -78,6 +86,8 @@ impl Default for Settings {
             platform_price_per_call: 1,
             run_time_max: Duration::from_secs(2),
             runs_at_once: cores,
+            tasks_at_once: 2_048,
+            session_limits: SessionLimits::default(),
             outside: None,
             frozen: Arc::default(),
             guard: None,
@@ -143,17 +153,21 @@ pub struct Extensions {
     flights: Arc<Flights>,
     indexer: Arc<Indexer>,
     lanes: Vec<RwLock<()>>,
+    /// The tasks that this process carries out.
+    pub(crate) tasks: TaskRuns,
 }
 
 impl Extensions {
     /// A runtime for the apps of a catalogue and for those that are built in.
     pub fn new(settings: Settings, apps: Arc<Apps>, built_in: Vec<Arc<dyn BuiltIn>>) -> Arc<Self> {
-        let (turns, flights) = (Turns::new(settings.runs_at_once), Arc::default());
+        let turns = Turns::new(settings.runs_at_once);
+        let flights = Arc::new(Flights::new(settings.session_limits));
         let indexer = Indexer::new();
         let lanes = std::iter::repeat_with(RwLock::default).take(LANES).collect();
+        let tasks = TaskRuns::new(settings.tasks_at_once);
         Arc::new_cyclic(|me| {
             let me = me.clone();
-            Self { me, settings, apps, built_in, turns, flights, indexer, lanes }
+            Self { me, settings, apps, built_in, turns, flights, indexer, lanes, tasks }
         })
     }
 
@@ -183,21 +197,6 @@ impl Extensions {
     /// What is under way.
     pub fn flights(&self) -> &Arc<Flights> {
         &self.flights
-    }
-
-    /// Enters a run, unless its tenant, user or app is frozen. Looked at only now that whoever
-    /// freezes one finds this run.
-    pub(crate) fn take_off(
-        &self,
-        request: &Request,
-        id: CallId,
-        app: &AppId,
-    ) -> Result<Flight, Refusal> {
-        let (tenant, user) = (request.tenant, request.user);
-        let flight = self.flights.enter(Flying { id, tenant, user, app: app.clone() });
-        self.settings.frozen.check(tenant, user)?;
-        self.settings.frozen.check_app(app)?;
-        Ok(flight)
     }
 
     /// Whether an app is part of the server.
@@ -282,6 +281,7 @@ impl Extensions {
             Begun::Recorded(answers) => return Ok(answers),
             Begun::New(ticket) => ticket,
         };
+        let as_task = tasks::begins(&ir, &calls, shape, &nesting)?;
         let weigh = |call: &Call| self.weigh(&app, &ir, call);
         let called = Called { app: &app.id, version: &app.version, weigh: &weigh };
         let (leave, calls) = (nesting.leave.clone(), (calls, shape));
@@ -292,12 +292,18 @@ impl Extensions {
         }
         let quote = self.price(&app, &ir, &calls);
         let id = leave.run(system);
-        let flight = self.take_off(&request, id, &app.id)?;
+        let flying = Flying::new(system, &request, (id, nesting.root), &app.id, (shape, &calls));
+        let flight = self.flights.take_off(&self.settings.frozen, flying).await?;
         let leads_outside = calls.iter().any(|call| ir.leads_outside(&call.function));
-        let ttl_ms = if leads_outside { HOLD_OUTSIDE_TTL_MS } else { HOLD_TTL_MS };
-        let paid = self.pay(system, &request, (id, &leave), &quote, (&app.id, ttl_ms));
-        let (hold, calls, merge) = (paid.await?, Arc::new(calls), intercepted.clone());
-        let plan = Plan { flight, scope, address, app, ir, calls, shape, nesting, intercepted };
+        let ttl_ms = tasks::hold_ttl_ms(as_task, leads_outside, &nesting);
+        let paid = self.pay(system, &request, (id, &leave, as_task), &quote, (&app.id, ttl_ms));
+        let hold = paid.await?;
+        if as_task {
+            return self.begin_task(system, request, (&ir, flight), calls, hold, ticket).await;
+        }
+        let (calls, merge, watch) = (Arc::new(calls), intercepted.clone(), None);
+        let plan =
+            Plan { flight, scope, address, app, ir, calls, shape, nesting, intercepted, watch };
         if !leads_outside {
             return Ok(merge.merged(self.fly(system, &request, &plan, hold, ticket).await?));
         }
@@ -326,7 +332,7 @@ impl Extensions {
     }
 
     /// Runs until it is recorded, or tried too often.
-    async fn attempt(
+    pub(crate) async fn attempt(
         &self,
         system: &Arc<System>,
         request: &Request,
@@ -368,7 +374,7 @@ impl Extensions {
             let ticket = ticket.take().filter(|_| plan.shape.records(&answers));
             let render = |_: &Ticketed| plan.intercepted.render(plan.shape, &answers);
             let body = ticket.as_ref().map(render);
-            let ran = plan.ran(&items, writes, hold.id);
+            let (written, ran) = (writes.len(), plan.ran(&items, writes, hold.id));
             let events = announce::events(&plan.app.id, &plan.ir, &plan.calls, &answers);
             let (usage, is_started) = (acts.usage.clone(), acts.is_started);
             let command = ApplyRun { ran, reads, usage, is_started, events };
@@ -379,6 +385,7 @@ impl Extensions {
             plan.flight.landed(outcome.is_ok());
             match outcome {
                 Ok(()) => {
+                    plan.watch.iter().for_each(|watch| watch.wrote(written));
                     let panels = announce::panels(&plan.ir, &plan.calls, &answers);
                     announce::refresh(system, &plan.scope, panels);
                     self.indexer.tend(system, &plan.scope, (&plan.ir, &plan.app.version));
@@ -409,7 +416,7 @@ impl Extensions {
             rows: SystemRows::new(system, &plan.scope),
             scopes: request.caller.scopes.as_slice().into(),
             fee: self.settings.platform_price_per_call,
-            run_time_max: self.settings.run_time_max,
+            run_time_max: plan.run_time_max(&self.settings),
             is_stopped: Box::new(plan.flight.watch()),
             now: system.now_in(home_of(plan.scope.tenant)),
             answered: Arc::clone(&acts.answered),
@@ -418,7 +425,8 @@ impl Extensions {
         };
         let (mut execution, mut answer) = (job.begin(), None);
         loop {
-            let turn = tokio::time::timeout(START_WAIT_MAX, self.turns.take(request.tenant));
+            let turn = self.turns.take(request.tenant, number_of(&plan.scope));
+            let turn = tokio::time::timeout(START_WAIT_MAX, turn);
             let turn = tokio::select! {
                 turn = turn => turn.map_err(|_| Refusal::busy())?,
                 refusal = plan.flight.stopped() => return Err(refusal),
@@ -433,6 +441,7 @@ impl Extensions {
                 Progress::Asks(asking, index, asked) => (asking, index, asked),
             };
             *lane = None;
+            plan.watch.iter().for_each(|it| it.steps(system, asking.steps_run(), plan.steps()));
             let parts = (&mut *hold, &mut *acts);
             let told = tokio::select! {
                 told = self.answer(system, request, plan, parts, (index, &asked)) => told?,
@@ -443,7 +452,7 @@ impl Extensions {
     }
 
     /// The app, if it is there for this caller, deployed, and the scopes cover the calls.
-    async fn admit(
+    pub(crate) async fn admit(
         &self,
         system: &Arc<System>,
         request: &Request,
@@ -501,13 +510,15 @@ impl Extensions {
         };
         let weigh = |call: &Call| of_built_in(app, call);
         let called = Called { app: &id, version: "", weigh: &weigh };
-        let (leave, calls) = (nesting.leave, (calls, shape));
+        let (leave, root, calls) = (nesting.leave, nesting.root, (calls, shape));
         let back = self.hold_back(system, &request, &leave, called, calls, ticket).await?;
         let HeldBack { calls, ticket, intercepted } = back;
         if calls.is_empty() {
             return Ok(intercepted.merged(Vec::new()));
         }
-        let flight = self.take_off(&request, leave.run(system), &id)?;
+        let ids = (leave.run(system), root);
+        let flying = Flying::new(system, &request, ids, &id, (shape, &calls));
+        let flight = self.flights.take_off(&self.settings.frozen, flying).await?;
         let (items, mut answers) = carry_out(system, app, &request, &calls, shape, &flight).await?;
         let id = flight.id();
         let ran = Ran {
@@ -572,9 +583,11 @@ pub(crate) struct Plan {
     pub(crate) app: Arc<CompiledApp>,
     pub(crate) ir: Arc<ir::App>,
     pub(crate) calls: Arc<Vec<Call>>,
-    shape: Shape,
+    pub(crate) shape: Shape,
     pub(crate) nesting: Nesting,
-    intercepted: Intercepted,
+    pub(crate) intercepted: Intercepted,
+    /// What is seen of it, if it is a task's.
+    pub(crate) watch: Option<Arc<Watch>>,
 }
 
 impl Plan {

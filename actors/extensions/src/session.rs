@@ -39,7 +39,8 @@ pub mod indexes;
 mod past;
 mod started;
 pub use started::{
-    Completed, LoseRun, Lost, STARTED_MAX, STARTED_MS_MAX, StartRun, Started, StartedCall, Usage,
+    Completed, Fate, LoseRun, Lost, STARTED_MAX, STARTED_MS_MAX, STARTED_TASK_MS_MAX, StartRun,
+    Started, StartedCall, Usage,
 };
 
 /// The family of the documents' rows.

@@ -10,6 +10,9 @@
 //! request if one of them is right, the timestamp is within five minutes, and the id is new: it is
 //! the call's id, and the same again only when a call that reads is repeated.
 //!
+//! A host that says something of its own (how far a task is) signs in the same way with the same
+//! secret, under an id that it chooses; [`HostKeys::verify`] checks that.
+//!
 //! A secret follows from the server's master key, the app's id and the key's number, and is stored
 //! nowhere.
 
@@ -57,6 +60,30 @@ impl HostKeys {
         let sign = |number: &u32| sign(self.key(app, *number).as_slice(), id, seconds, body);
         numbers.iter().map(sign).collect::<Vec<_>>().join(" ")
     }
+
+    /// Whether one of the signatures in a value of `webhook-signature` is by one of these keys.
+    pub fn verify(
+        &self,
+        app: &AppId,
+        numbers: &[u32],
+        (id, seconds): (&str, i64),
+        (body, given): (&[u8], &str),
+    ) -> bool {
+        let given = given.split(' ').filter_map(|it| it.strip_prefix("v1,")).take(GIVEN_MAX);
+        let tags: Vec<_> = given.filter_map(|it| BASE64.decode(it.as_bytes()).ok()).collect();
+        let content = content(id, seconds, body);
+        numbers.iter().any(|number| {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, self.key(app, *number).as_slice());
+            tags.iter().any(|tag| hmac::verify(&key, &content, tag).is_ok())
+        })
+    }
+}
+
+/// Signatures of one request that are looked at.
+const GIVEN_MAX: usize = 8;
+
+fn content(id: &str, seconds: i64, body: &[u8]) -> Vec<u8> {
+    [format!("{id}.{seconds}.").as_bytes(), body].concat()
 }
 
 fn sign(key: &[u8], id: &str, seconds: i64, body: &[u8]) -> String {
@@ -98,5 +125,14 @@ mod tests {
         }
         let raw = BASE64.decode(secrets[0].strip_prefix(SECRET_PREFIX).unwrap().as_bytes());
         assert_eq!(sign(&raw.unwrap(), "call_1", 5, b"{}"), alone);
+        let is_by = |app, numbers: &[u32], id, body: &[u8], given: &str| {
+            keys.verify(app, numbers, (id, 5), (body, given))
+        };
+        assert!(is_by(&shelf, &[1], "call_1", b"{}", &both), "one of them is enough");
+        assert!(!is_by(&other, &[1, 2], "call_1", b"{}", &both));
+        assert!(!is_by(&shelf, &[3], "call_1", b"{}", &both));
+        assert!(!is_by(&shelf, &[1], "call_2", b"{}", &both));
+        assert!(!is_by(&shelf, &[1], "call_1", b"[]", &both));
+        assert!(!is_by(&shelf, &[1], "call_1", b"{}", "v1, v2,x"));
     }
 }

@@ -383,6 +383,7 @@ impl Extensions {
             writes,
             hold: None,
             share: SharePercent::new(0).map_err(|_| Refusal::crashed())?,
+            confirmation: None,
         };
         let (usage, events) = (Vec::new(), Vec::new());
         let command = ApplyRun { ran, reads, usage, is_started: false, events };

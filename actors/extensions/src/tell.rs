@@ -7,6 +7,7 @@ use supervision::Event as _;
 use types::CallId;
 
 use crate::session::{Emitted, NOBODY, RanItem, Scope, SessionEvent};
+use crate::task::{Created, Ended, State, TasksEvent};
 
 /// Tells what a session's event means.
 pub fn tell(source: &mut Source<'_>) -> Vec<Telling> {
@@ -25,6 +26,28 @@ pub fn tell(source: &mut Source<'_>) -> Vec<Telling> {
         )
         | Err(_) => Vec::new(),
     }
+}
+
+/// Tells of tasks that begin and end.
+pub fn tell_tasks(source: &mut Source<'_>) -> Vec<Telling> {
+    let header = source.header;
+    let event = TasksEvent::decode(&header.event, header.event_version, source.payload);
+    let (name, scope, data) = match event {
+        Ok(TasksEvent::Created(Created { task, is_running, .. })) => {
+            let state = if is_running { State::Running } else { State::Queued };
+            let data = json!({"task_id": task.id, "app_id": task.scope.app,
+                "function": task.function, "status": state.name(), "held": task.held});
+            ("task_started", task.scope, data)
+        }
+        Ok(TasksEvent::Ended(Ended { id, scope, function, end, .. })) => {
+            let data = json!({"task_id": id, "app_id": scope.app, "function": function,
+                "status": end.state.name(), "error_code": end.error_code,
+                "charged": end.charged});
+            ("task_ended", scope, data)
+        }
+        _ => return Vec::new(),
+    };
+    vec![telling(name.to_owned(), &scope, data).of_family("tasks:read")]
 }
 
 /// Who hears of what is done in a scope.

@@ -27,6 +27,7 @@ mod guard;
 mod indexes;
 mod limits;
 mod outside;
+mod tasks;
 
 const ADA: UserId = UserId(7);
 const HOME: TenantId = TenantId(7);
@@ -63,6 +64,8 @@ fn shelf() -> Value {
         {"name": "rename", "action_type": "write", "params_schema": {}, "impl": rename},
         {"name": "drop", "action_type": "destructive", "params_schema": one, "impl": wipe},
         {"name": "print", "action_type": "write", "params_schema": {}, "impl": code},
+        {"name": "stock", "action_type": "write", "background": true,
+            "params_schema": {"title": {"type": "string"}}, "impl": put},
     ]);
     json!({"ir_version": "1.0", "app": {"id": "shelf", "version": "1.0.0", "title": "Shelf",
         "capabilities": ["store"], "functions": functions,
@@ -74,19 +77,43 @@ async fn world() -> World {
     world_with(Settings::default()).await
 }
 
-async fn world_with(settings: Settings) -> World {
-    world_of(settings, Vec::new()).await
+/// A system in which tasks are carried on, or are left as a process leaves them that dies.
+fn system_on(
+    journal: Arc<Journal>,
+    settings: Settings,
+    is_carried: bool,
+) -> (Arc<System>, Arc<Extensions>) {
+    system_with(journal, Extensions::new(settings, Apps::new(), Vec::new()), is_carried)
 }
 
-async fn world_of(settings: Settings, built_in: Vec<Arc<dyn BuiltIn>>) -> World {
-    let options = Options { engine: EngineKind::Memory, ..Options::new("") };
-    let journal = Journal::open(options, &MasterKey::from_bytes([7; 32])).unwrap();
-    let extensions = Extensions::new(settings, Apps::new(), built_in);
+fn system_with(
+    journal: Arc<Journal>,
+    extensions: Arc<Extensions>,
+    is_carried: bool,
+) -> (Arc<System>, Arc<Extensions>) {
     let builder = System::builder(SystemOptions::new(journal));
     let builder = builder.kind::<identity::tenant::Tenant>();
     let builder = builder.port(Executors::new(vec![extensions.clone()]));
+    let builder = if is_carried { builder.port(extensions.clone()) } else { builder };
     let builder = confirmations::register(control::register(billing::register(builder)));
-    let system = crate::register(builder).start();
+    (crate::register(broker::register(builder)).start(), extensions)
+}
+
+fn new_journal() -> Arc<Journal> {
+    let options = Options { engine: EngineKind::Memory, ..Options::new("") };
+    Journal::open(options, &MasterKey::from_bytes([7; 32])).unwrap()
+}
+
+async fn world_with(settings: Settings) -> World {
+    world_with_apps(settings, Vec::new()).await
+}
+
+async fn world_with_apps(settings: Settings, built_in: Vec<Arc<dyn BuiltIn>>) -> World {
+    let extensions = Extensions::new(settings, Apps::new(), built_in);
+    world_of(system_with(new_journal(), extensions, true)).await
+}
+
+async fn world_of((system, extensions): (Arc<System>, Arc<Extensions>)) -> World {
     let id = AppId::new("shelf").unwrap();
     let listing = Listing {
         display_name: "Shelf".to_owned(),
@@ -316,7 +343,7 @@ async fn what_is_frozen_begins_nothing_and_what_waited_is_stopped_and_releases_i
     // All places are taken: the call waits for its turn, with its hold.
     let mut held = Vec::new();
     for number in 0..2 * world.extensions.settings().runs_at_once as u128 {
-        held.push(world.extensions.turns().take(TenantId(1_000 + number)).await);
+        held.push(world.extensions.turns().take(TenantId(1_000 + number), (1, 1)).await);
     }
     let waiting = tokio::spawn({
         let world = world.clone();

@@ -37,6 +37,8 @@ pub const EXTENSIONS_MAX: usize = 100;
 pub const ATTRIBUTES_BYTES_MAX: usize = 8_192;
 /// The largest of a role's numbers.
 pub const NUMBER_MAX: u64 = 1_000_000_000;
+/// How many tasks somebody with a built-in role may have that have not ended.
+pub const CONCURRENT_TASKS_DEFAULT: u64 = 3;
 /// What a function of an app may do, behind the app's id in a scope.
 const APP_ACTIONS: &[&str] = &["read", "write", "destructive", "*"];
 

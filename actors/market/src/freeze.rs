@@ -20,7 +20,7 @@ use serde_json::json;
 use supervision::{
     Address, Command, EffectContext, Entity, Handle, Process, Refusal, RowDraft, Timestamp, Turn,
 };
-use types::{CallId, ConfirmationId, HoldId, TenantId, home_of, platform, rfc3339};
+use types::{CallId, ConfirmationId, HoldId, TaskId, TenantId, home_of, platform, rfc3339};
 
 use crate::freezer::Freezer;
 
@@ -40,6 +40,8 @@ pub enum Item {
     Hold(HoldId),
     /// What waited for a person.
     Card(ConfirmationId),
+    /// A task.
+    Task(TaskId),
 }
 
 /// What happened to it. Stored: an outcome keeps its place for ever.

@@ -16,6 +16,7 @@ use activity::operator_act::{self, Noted};
 use billing::wallet::{ReleaseOpen, Wallet, wallet_address};
 use confirmations::confirmation::OpenRow;
 use confirmations::desk;
+use extensions::flights::Sort;
 use extensions::{Apps, Extensions, Flying, Stopped};
 use identity::Identity;
 use identity::frozen::{Frozen, ReasonClass, Target, refusal};
@@ -23,7 +24,7 @@ use identity::tenant::Tenant;
 use persistence::{RowRange, codec};
 use supervision::{Entity as _, Home, Origin, Refusal, System};
 use tokio::time::{Instant, sleep};
-use types::{CallId, TenantId, UserId, home_of, platform};
+use types::{CallId, TaskId, TenantId, UserId, home_of, platform};
 
 use crate::freeze::{
     Begin, FROZEN_FAMILY, Freeze, FrozenRow, Item, Outcome, Resume, Standing, Tally,
@@ -231,7 +232,11 @@ impl Freezer {
             if outcome == Outcome::Cancelled {
                 cancelled.push(flying.id);
             }
-            tally.note(Item::Call(flying.id), outcome);
+            let item = match flying.sort {
+                Sort::Task => Item::Task(TaskId(flying.id.0)),
+                Sort::Call | Sort::Batch => Item::Call(flying.id),
+            };
+            tally.note(item, outcome);
         }
         cancelled
     }

@@ -7,6 +7,7 @@
 //! | `sign_in_policy` | yes | what it asks of those who log in |
 //! | `wallet` | yes | credits, holds and the ledger, without `ledger_numbered`: see below |
 //! | `extension_session` | yes | documents, and what ran |
+//! | `tasks` | no | what runs, runs on where it began; what it did is in the sessions |
 //! | `app`, `developer` | elsewhere only | an app's id and a nickname are unique in one place |
 //! | `user` | no | members' addresses and names go along; a password hash stays |
 //! | `session`, `api_keys`, `second_factors` | no | secrets, and what is proven with them |

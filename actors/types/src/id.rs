@@ -171,6 +171,8 @@ ids! {
     GrantId("grant");
     /// A call of an extension's function.
     CallId("call");
+    /// A task: a call that goes on in the background. Its run has the same number.
+    TaskId("task");
     /// A batch of calls.
     BatchId("batch");
     /// An API key.

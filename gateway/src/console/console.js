@@ -1,14 +1,15 @@
 // The console: logs in, follows the stream of trees, and draws the view that the address names.
 //
 // One tree is shown at a time. The modules beside this one: `session` asks the server, `tree`
-// follows it, `views`, `entity`, `users` and `confirmations` are what is shown, `act` is what is
-// done, `parts`, `text`, `status` and `dom` are what they are made of.
+// follows it, `views`, `entity`, `users`, `confirmations` and `flights` are what is shown, `act` is
+// what is done, `parts`, `text`, `status` and `dom` are what they are made of.
 
 import {
   closeConfirmations, confirmationsView, onConfirmations, openConfirmations,
 } from "./confirmations.js";
 import { byId, h, morphChildren } from "./dom.js";
 import { close, entityView, keepFresh, onEntity, open } from "./entity.js";
+import { closeFlights, flightsView, keepFlightsFresh, onFlights, openFlights } from "./flights.js";
 import { end, isLoggedIn, logIn, onEnd, saying } from "./session.js";
 import { problem } from "./status.js";
 import { follow, onTree, stopFollowing, trees } from "./tree.js";
@@ -20,6 +21,7 @@ const VIEWS = {
   tree: { title: "Supervision tree", render: supervision },
   kinds: { title: "Kinds and commands", render: kinds },
   users: { title: "Users of a tenant", render: usersView },
+  flights: { title: "In flight", render: flightsView },
   confirmations: { title: "What waits for somebody", render: confirmationsView },
   journal: { title: "Journal", render: journal },
   actor: { title: "Entity", render: entityView },
@@ -58,6 +60,8 @@ function show(moveFocus = false) {
   else closeUsers();
   if (view === "confirmations") openConfirmations();
   else closeConfirmations();
+  if (view === "flights") openFlights();
+  else closeFlights();
   const title = view === "actor" ? `${kind}/${id}` : VIEWS[view].title;
   byId("title").textContent = title;
   document.title = `${title} · Bailiwick console`;
@@ -130,6 +134,7 @@ onEnd((message) => {
   close();
   closeUsers();
   closeConfirmations();
+  closeFlights();
   byId("act").close();
   byId("login-error").textContent = message;
   show();
@@ -137,10 +142,12 @@ onEnd((message) => {
 onTree((tree) => {
   fillKinds(tree);
   if (route().view === "actor") keepFresh(tree);
+  keepFlightsFresh();
   draw();
 });
 onUsers(draw);
 onConfirmations(draw);
+onFlights(draw);
 onEntity({
   changed: draw,
   // The address gets the entity's own id, without a step back to the one that was typed.

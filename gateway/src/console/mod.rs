@@ -45,6 +45,7 @@ pub const FILES: &[Asset] = &[
     Asset { name: "act.js", text: include_str!("act.js") },
     Asset { name: "dom.js", text: include_str!("dom.js") },
     Asset { name: "entity.js", text: include_str!("entity.js") },
+    Asset { name: "flights.js", text: include_str!("flights.js") },
     Asset { name: "freeze.js", text: include_str!("freeze.js") },
     Asset { name: "limits.js", text: include_str!("limits.js") },
     Asset { name: "parts.js", text: include_str!("parts.js") },

@@ -7,11 +7,12 @@ use activity::operator_act::REASON_CHARS_MAX;
 use super::FILES;
 
 /// The views, by the name in the address and the title in the navigation.
-const VIEWS: [(&str, &str); 6] = [
+const VIEWS: [(&str, &str); 7] = [
     ("overview", "Overview"),
     ("tree", "Supervision"),
     ("kinds", "Kinds"),
     ("users", "Users"),
+    ("flights", "In flight"),
     ("confirmations", "Confirmations"),
     ("journal", "Journal"),
 ];

@@ -24,6 +24,7 @@ mod schedule;
 mod search;
 mod setup;
 mod storm;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
@@ -46,11 +47,20 @@ const WARM_UP_SECONDS: u64 = 1;
 /// How long answers are awaited after the end, in seconds; what is still open then is a fault.
 const DRAIN_SECONDS_MAX: u64 = 10;
 
+/// Scenarios that are more than one sort of request.
+const OWN: &[&str] = &[
+    storm::NAME,
+    flood::NAME,
+    readers::NAME,
+    race::NAME,
+    hostile::NAME,
+    deciding::NAME,
+    tasks::NAME,
+];
+
 /// What `--scenario` takes.
 fn names() -> impl Iterator<Item = &'static str> {
-    let own =
-        [storm::NAME, flood::NAME, readers::NAME, race::NAME, hostile::NAME, deciding::NAME];
-    scenario::names().chain(own)
+    scenario::names().chain(OWN.iter().copied())
 }
 
 /// The options of `bailiwick load`.
@@ -85,6 +95,10 @@ pub struct LoadArgs {
     /// The users who log in at once in the scenario `login-storm`
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(1..=4096))]
     logins: u16,
+
+    /// The tasks that run at once in the scenario `tasks`; the server runs here, with --dev
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    tasks: u16,
 
     /// The readers of the event feed in the scenario `readers`
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
@@ -267,6 +281,7 @@ pub async fn run(args: LoadArgs) -> Result<(), LoadError> {
         race::NAME => return race::run(&setup, &target, &profile, file).await,
         hostile::NAME => return hostile::run(&setup, &target, &profile, file).await,
         deciding::NAME => return deciding::run(&setup, &target, &profile, file).await,
+        tasks::NAME => return tasks::run(&setup, &target, file).await,
         flood::NAME => return flood::run(&setup, &target, &profile, file).await,
         _ => {}
     }

@@ -145,6 +145,11 @@ impl Setup {
         self.args.apps as usize
     }
 
+    /// How many tasks run at once.
+    pub(crate) fn tasks(&self) -> usize {
+        usize::from(self.args.tasks)
+    }
+
     /// How many readers there are, and how many tenants they are spread over.
     pub(crate) fn readers(&self) -> (usize, usize) {
         let readers = self.args.readers as usize;

@@ -138,10 +138,15 @@ pub(super) async fn request(
 ///
 /// A step that calls another app's function makes a call of its own: its price is held when it is
 /// made, and paid if it succeeds, whatever becomes of the function that made it.
+///
+/// A function that its app declares as `background` or `long_running` is answered at once with
+/// `data: {"task_id": …, "status": …}` and goes on as a task (`/v1/tasks`), for up to 15 minutes;
+/// beyond what the caller's role allows at once, 429 `too_many_tasks`. More than 64 calls of a user
+/// to an app wait for each other; beyond 256 that wait, 429 `session_busy`.
 #[utoipa::path(post, path = "/v1/extensions/{app_id}/call", tag = tag::EXTENSIONS,
     params(("app_id" = String, Path)), request_body = CallRequest,
     responses((status = 200, body = CallResponse), (status = 401), (status = 402),
-        (status = 403), (status = 404), (status = 422)))]
+        (status = 403), (status = 404), (status = 422), (status = 429)))]
 async fn call(
     State(app): State<App>,
     Either(entered): Either,
@@ -156,10 +161,12 @@ async fn call(
 }
 
 /// Call many functions of an app at once; answers in their order, each with its own status
+///
+/// A function that goes on in the background is called by itself; in a batch it is 422.
 #[utoipa::path(post, path = "/v1/extensions/{app_id}/batch", tag = tag::EXTENSIONS,
     params(("app_id" = String, Path)), request_body = BatchCallRequest,
     responses((status = 200, body = Vec<CallResponse>), (status = 401), (status = 402),
-        (status = 403), (status = 404), (status = 422)))]
+        (status = 403), (status = 404), (status = 422), (status = 429)))]
 async fn batch(
     State(app): State<App>,
     Either(entered): Either,

@@ -62,7 +62,7 @@ struct ResumeRequest {
 /// One thing that was stopped.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct StoppedItem {
-    /// `call`, `hold` or `confirmation`
+    /// `call`, `task`, `hold` or `confirmation`
     kind: &'static str,
     id: String,
     /// `cancelled`, `completed`, `refused` or `still_running` for a call, `released` for a hold,
@@ -155,6 +155,7 @@ fn receipt(receipt: Receipt) -> ReceiptView {
             Item::Call(id) => ("call", id.to_string()),
             Item::Hold(id) => ("hold", id.to_string()),
             Item::Card(id) => ("confirmation", id.to_string()),
+            Item::Task(id) => ("task", id.to_string()),
         };
         StoppedItem { kind, id, outcome: outcome.name() }
     };

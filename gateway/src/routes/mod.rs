@@ -32,6 +32,7 @@ mod members;
 mod oauth;
 mod operator;
 mod operator_actors;
+mod operator_flights;
 mod operator_users;
 mod password;
 mod payouts;
@@ -43,6 +44,7 @@ mod secrets;
 mod sessions;
 mod signing_keys;
 mod store;
+mod tasks;
 mod tenants;
 mod usage;
 mod users;
@@ -90,6 +92,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(webhooks::router())
         .merge(oauth::router())
         .merge(confirmations::router())
+        .merge(tasks::router())
         .merge(actions::router())
         .merge(events::router())
         .merge(operator::router())
@@ -102,6 +105,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(import::router())
         .merge(signing_keys::router())
         .merge(operator_actors::router())
+        .merge(operator_flights::router())
         .merge(freezes::router())
         .merge(backups::router())
         .merge(erasure::router())

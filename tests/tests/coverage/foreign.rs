@@ -93,6 +93,7 @@ struct Things {
     subject: String,
     install_key: [String; 2],
     confirmation: String,
+    task: String,
 }
 
 async fn things(server: &Server, name: &str) -> Things {
@@ -120,6 +121,12 @@ async fn things(server: &Server, name: &str) -> Things {
     let path = format!("/v1/extensions/{app}/install-keys");
     let install_key = api.post(&path, &json!({})).as_user(&user).send().await.ok(201);
     let install_key = [text(&install_key["id"]), text(&install_key["key"])];
+    let press = format!("{name}-press");
+    api.deploy(&user, &press, &journeys::background_document(&press)).await;
+    let stock = json!({"function": "stock", "params": {"title": "mine"}});
+    let call = format!("/v1/extensions/{press}/call");
+    let begun = api.post(&call, &stock).as_user(&user).send().await.ok(200);
+    let task = text(&begun["data"]["task_id"]);
     let id = |value: &Value| value["id"].as_str().unwrap().to_owned();
     let (hold, role, invitation) = (id(&hold.ok(201)), id(&role), id(&invitation));
     let (key, session) = (id(&key), id(&sessions["sessions"][0]));
@@ -139,6 +146,7 @@ async fn things(server: &Server, name: &str) -> Things {
         subject,
         install_key,
         confirmation,
+        task,
     }
 }
 
@@ -193,6 +201,8 @@ impl Matrix {
         id("/v1/tenants/", "after", |it| &it.invitation);
         id("/v1/billing/holds/", "id", |it| &it.hold);
         id("/v1/internal/events/", "id", |it| &it.hold);
+        id("", "task_id", |it| &it.task);
+        id("/v1/operator/flights/", "id", |it| &it.task);
         id("/v1/operator/tenants/", "id", |it| &it.user.id);
         id("/v1/operator/actors/", "id", |it| &it.user.id);
         id("/v1/operator/users/", "id", |it| &it.user.id);

@@ -6,7 +6,9 @@
 //! - `data` is `{"kinds": {kind: {"indexes": [field, …]}}}`; a field is named as in a `where`;
 //! - a function without `action_type` has the least one that covers its steps: `destructive` if it
 //!   deletes, `read` if it only reads documents, else `write`, as on the app's own host;
-//! - a null in an optional field counts as absent.
+//! - a null in an optional field counts as absent;
+//! - a function with `"background": true`, or with `"long_running": true`, which means the same,
+//!   goes on as a task when it is called: see [`crate::task`].
 //!
 //! An app never holds a program that did not pass: either everything is right, or there is no app.
 
@@ -146,6 +148,10 @@ pub struct Function {
     pub effects: Vec<String>,
     /// The event that the function declares; may be empty.
     pub event: String,
+    /// Declared as `background`: see [`Function::is_background`].
+    pub background: bool,
+    /// Declared as `long_running`: see [`Function::is_background`].
+    pub long_running: bool,
     /// How the function is carried out.
     pub implementation: Implementation,
     schema: Schema,
@@ -224,6 +230,12 @@ pub enum Callable<'a> {
 }
 
 impl Function {
+    /// Whether a call of it is answered at once and goes on as a task.
+    #[must_use]
+    pub fn is_background(&self) -> bool {
+        self.background || self.long_running
+    }
+
     /// Fills the defaults of absent params, then checks them; null stands for no params.
     ///
     /// # Errors
@@ -306,6 +318,15 @@ impl App {
     pub fn indexes(&self, kind: &str) -> &[String] {
         let kind = self.kinds.iter().find(|known| known.name == kind);
         kind.map_or(&[], |kind| &kind.indexes)
+    }
+
+    /// Whether a name stands for a function that goes on as a task.
+    #[must_use]
+    pub fn is_background(&self, name: &str) -> bool {
+        match self.callable(name) {
+            Some(Callable::Function(function)) => function.is_background(),
+            Some(Callable::Panel(_)) | None => false,
+        }
     }
 
     pub(crate) fn function_position(&self, name: &str) -> Option<usize> {
@@ -435,6 +456,8 @@ fn parse_function(value: &Value, at: &At<'_>, issues: &mut Issues) -> Option<Fun
         "action_type",
         "effects",
         "event",
+        "background",
+        "long_running",
         "impl",
     ];
     let fields = Fields::read(value, at, &known, issues)?;
@@ -453,11 +476,22 @@ fn parse_function(value: &Value, at: &At<'_>, issues: &mut Issues) -> Option<Fun
         return_schema: fields.open_object("return_schema", issues),
         effects: fields.texts("effects", DECLARED_MAX, &name, issues),
         event: fields.text_or("event", "", &Chars::up_to(NAME_CHARS_MAX), issues),
+        background: parse_flag(&fields, "background", issues),
+        long_running: parse_flag(&fields, "long_running", issues),
         action_type: declared.unwrap_or_else(|| least_action_type(&implementation)),
         params_schema,
         schema,
         implementation,
     })
+}
+
+/// A boolean that is false where nothing is said.
+fn parse_flag(fields: &Fields<'_, '_>, name: &str, issues: &mut Issues) -> bool {
+    let written = fields.optional(name).map_or(Some(false), Value::as_bool);
+    if written.is_none() {
+        issues.add(&fields.at.key(name), "must be true or false");
+    }
+    written.unwrap_or_default()
 }
 
 fn parse_action_type(function: &Fields<'_, '_>, issues: &mut Issues) -> Option<ActionType> {
@@ -589,10 +623,7 @@ fn parse_section(value: &Value, at: &At<'_>, issues: &mut Issues) -> Option<Skel
     let fields = Fields::read(value, at, &known, issues)?;
     let section = fields.text("section", &Chars::some_up_to(NAME_CHARS_MAX), issues);
     let shape = fields.open_object("shape", issues);
-    let alert = fields.optional("alert").map_or(Some(false), Value::as_bool);
-    if alert.is_none() {
-        issues.add(&at.key("alert"), "must be true or false");
-    }
+    let alert = parse_flag(&fields, "alert", issues);
     let ttl = fields.optional("ttl").map_or(Some(SKELETON_TTL_SECONDS_DEFAULT), Value::as_u64);
     if ttl.is_none() {
         issues.add(&at.key("ttl"), "must be a whole number of seconds");
@@ -602,7 +633,7 @@ fn parse_section(value: &Value, at: &At<'_>, issues: &mut Issues) -> Option<Skel
         section,
         shape: shape.unwrap_or_else(|| Value::Object(Map::new())),
         producer: parse_implementation(producer, &at.key("producer"), issues)?,
-        alert: alert?,
+        alert,
         ttl_seconds: ttl?,
     })
 }

@@ -234,6 +234,12 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// How many steps were executed, this one among them.
+    #[must_use]
+    pub fn steps_run(&self) -> usize {
+        self.run.steps_run
+    }
+
     /// Gives the answer: a function's answer, or a completion's text.
     ///
     /// # Errors

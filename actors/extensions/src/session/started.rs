@@ -15,6 +15,8 @@ use crate::hosts::OUTCOME_UNKNOWN;
 /// How long a started run may take until it is lost, in milliseconds: longer than it waits for its
 /// turn, for what is outside, and for its own steps together.
 pub const STARTED_MS_MAX: i64 = 180_000;
+/// How long the longest of them may, one of a task: longer than the task itself may take.
+pub const STARTED_TASK_MS_MAX: i64 = 20 * 60 * 1_000;
 /// Started runs of one session.
 pub const STARTED_MAX: usize = 256;
 
@@ -89,6 +91,8 @@ pub struct Completed {
 pub struct StartRun {
     /// The call or batch; `until` is set by the session.
     pub started: Started,
+    /// How long it may take, in milliseconds, up to [`STARTED_TASK_MS_MAX`].
+    pub ms_max: i64,
 }
 
 impl Command for StartRun {
@@ -99,7 +103,7 @@ impl Handle<StartRun> for ExtensionSession {
     type Reply = ();
 
     fn handle(turn: &mut Turn<'_, Self>, command: StartRun) -> Result<(), Refusal> {
-        let until = turn.now().plus_ms(STARTED_MS_MAX);
+        let until = turn.now().plus_ms(command.ms_max.clamp(0, STARTED_TASK_MS_MAX));
         let started = Started { until, ..command.started };
         let session = turn.state();
         if session.started.contains_key(&started.id) {
@@ -136,10 +140,25 @@ impl Handle<LoseRun> for ExtensionSession {
     }
 }
 
+/// What a session knows of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Nothing: it has not acted outside, and is not recorded.
+    Unknown,
+    /// It acts outside, or was cut off while it did.
+    Started,
+    /// It is recorded, or lost.
+    Ended,
+}
+
 impl ExtensionSession {
-    /// Whether a run is under way here, or has ended.
-    pub(crate) fn knows(&self, run: CallId) -> bool {
-        self.started.contains_key(&run) || self.remembered.contains_key(&run)
+    /// What is known of a run of the last 24 h.
+    pub fn fate(&self, id: CallId) -> Fate {
+        match (self.started.contains_key(&id), self.remembered.contains_key(&id)) {
+            (true, _) => Fate::Started,
+            (false, true) => Fate::Ended,
+            (false, false) => Fate::Unknown,
+        }
     }
 }
 
@@ -183,6 +202,10 @@ mod tests {
     use super::*;
     use crate::session::{Applied, ApplyRun, Ran};
 
+    fn begin(id: u128) -> StartRun {
+        StartRun { started: started(id), ms_max: STARTED_MS_MAX }
+    }
+
     fn started(id: u128) -> Started {
         let app = AppId::new("shelf").unwrap();
         let function = "print".to_owned();
@@ -213,7 +236,7 @@ mod tests {
     }
 
     fn given() -> Given<ExtensionSession> {
-        Given::nothing().when(StartRun { started: started(1) }).then()
+        Given::nothing().when(begin(1)).then()
     }
 
     #[test]
@@ -245,11 +268,9 @@ mod tests {
     #[test]
     fn a_session_has_only_so_many_started_runs() {
         let given = (1..=STARTED_MAX as u128)
-            .fold(Given::<ExtensionSession>::nothing(), |given, id| {
-                given.when(StartRun { started: started(id) }).then()
-            });
-        let then = given.when(StartRun { started: started(1) });
+            .fold(Given::<ExtensionSession>::nothing(), |given, id| given.when(begin(id)).then());
+        let then = given.when(begin(1));
         assert!(then.events.is_empty() && then.outcome.is_ok());
-        assert_eq!(then.then().when(StartRun { started: started(0) }).refused().0, "busy");
+        assert_eq!(then.then().when(begin(0)).refused().0, "busy");
     }
 }

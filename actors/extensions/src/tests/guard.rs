@@ -16,7 +16,7 @@ use super::*;
 use crate::built_in::BuiltInCall;
 use crate::guard::{Guard, Operated, RELEASE_DENIED, RELEASE_OVER};
 use crate::ir::ActionType;
-use crate::session::{StartRun, Started};
+use crate::session::{STARTED_MS_MAX, StartRun, Started};
 
 /// What waits, as the test has set it.
 struct Rules(Mutex<(RolePolicy, Value)>);
@@ -66,7 +66,7 @@ async fn guarded(role: RolePolicy) -> (World, Arc<Rules>, Arc<Money>) {
     let rules = Arc::new(Rules(Mutex::new((role, json!({})))));
     let money = Arc::new(Money::default());
     let settings = Settings { guard: Some(rules.clone()), ..Settings::default() };
-    let world = world_of(settings, vec![money.clone()]).await;
+    let world = world_with_apps(settings, vec![money.clone()]).await;
     world.fill(100).await;
     (world, rules, money)
 }
@@ -110,7 +110,7 @@ impl World {
         }
     }
 
-    async fn cancel(&self, card: &Card) {
+    async fn cancel_card(&self, card: &Card) {
         let address = desk::locate(&self.system, card.opened.id).unwrap();
         let cards = self.system.directory::<Confirmation>();
         cards.ask(&address, Cancel { reason: None }, origin()).await.unwrap();
@@ -179,7 +179,7 @@ async fn what_moves_money_is_released_in_the_panel_and_answered_once() {
         assert_eq!(refused.unwrap_err().code, RELEASE_OVER);
     }
     let denied = waits(ask(6).await);
-    world.cancel(&denied).await;
+    world.cancel_card(&denied).await;
     for _ in 0..2 {
         assert_eq!(ask(6).await.unwrap_err().code, RELEASE_DENIED);
     }
@@ -241,7 +241,10 @@ async fn what_may_have_acted_outside_before_the_end_is_not_done_again() {
         until: Timestamp::default(),
     };
     let sessions = world.system.directory::<ExtensionSession>();
-    sessions.ask(&scope().address(), StartRun { started }, origin()).await.unwrap();
+    sessions
+        .ask(&scope().address(), StartRun { started, ms_max: STARTED_MS_MAX }, origin())
+        .await
+        .unwrap();
     let ended = world.decide(&card, false).await.unwrap();
     let done = ended.done.unwrap();
     assert_eq!((ended.state, done.error_code.as_deref()), (State::Failed, Some("outcome_unknown")));

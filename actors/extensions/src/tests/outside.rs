@@ -1,6 +1,8 @@
 //! Calls that act outside: what goes out, what it costs, and what is on record, whatever the other
 //! side does.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use control::app::{HostKey, SetHost};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -17,11 +19,29 @@ const PRINT: i64 = 6;
 
 /// A host and a model that do as each request's params say.
 #[derive(Default)]
-struct Elsewhere {
+pub(super) struct Elsewhere {
     posts: Mutex<Vec<Post>>,
-    world: std::sync::OnceLock<Arc<System>>,
+    pub(super) world: std::sync::OnceLock<Arc<System>>,
     /// Done before a completion is answered.
     meanwhile: Mutex<Option<BoxFuture<'static, ()>>>,
+    /// Requests that hang until whoever sent them lets go.
+    pub(super) open: Arc<AtomicUsize>,
+}
+
+/// One of them.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn new(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::SeqCst);
+        Self(open.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 fn json_answer(status: u16, body: &Value) -> Result<Answered, PostError> {
@@ -73,6 +93,11 @@ impl Outgoing for Port {
             if let Some(meanwhile) = meanwhile {
                 meanwhile.await;
             }
+            let waits = post.body.windows(5).any(|it| it == b"waits");
+            if waits {
+                let _open = Open::new(&elsewhere.open);
+                std::future::pending::<()>().await;
+            }
             let answer = elsewhere.answer(&post);
             elsewhere.posts.lock().push(post);
             answer
@@ -109,19 +134,31 @@ fn press() -> Value {
                 "impl": steps(json!([call("add_book"), fail]))},
             {"name": "drop", "action_type": "write", "impl": steps(json!([call("drop")]))},
             {"name": "reprint", "action_type": "write", "impl": steps(json!([inner]))},
+            {"name": "print_all", "action_type": "write", "background": true,
+                "params_schema": {}, "impl": code("print")},
+            {"name": "study", "action_type": "write", "long_running": true,
+                "impl": steps(json!([count, call("add_book"), ask, put]))},
         ],
         "ui": {"panels": [{"panel_id": "desk", "slot": "center", "title": "Desk",
             "render": code("desk")}]}}})
 }
 
-async fn pressed() -> (Arc<World>, Arc<Elsewhere>) {
-    let elsewhere = Arc::new(Elsewhere::default());
+pub(super) async fn pressed() -> (Arc<World>, Arc<Elsewhere>) {
+    pressed_carried(true).await
+}
+
+pub(super) fn outside(elsewhere: &Arc<Elsewhere>) -> Settings {
     let port: Arc<dyn Outgoing> = Arc::new(Port(elsewhere.clone()));
     let hosts = Hosts::new(port.clone(), HostKeys::new(&[1; 32]), HOST_TIME_MAX);
     let url = "https://model.example";
     let completions = Some(Completions::new(port, url, None, "small".to_owned()));
     let outside = Some(Arc::new(Outside { hosts, completions }));
-    let world = world_with(Settings { outside, ..Settings::default() }).await;
+    Settings { outside, ..Settings::default() }
+}
+
+pub(super) async fn pressed_carried(is_carried: bool) -> (Arc<World>, Arc<Elsewhere>) {
+    let elsewhere = Arc::new(Elsewhere::default());
+    let world = world_of(system_on(new_journal(), outside(&elsewhere), is_carried)).await;
     assert!(elsewhere.world.set(world.system.clone()).is_ok());
     let id = AppId::new("press").unwrap();
     let prices = json!({"functions": {"print": PRINT - 1}});
@@ -146,12 +183,12 @@ async fn pressed() -> (Arc<World>, Arc<Elsewhere>) {
 }
 
 impl World {
-    async fn press(&self, function: &str, params: Value) -> CallAnswer {
+    pub(super) async fn press(&self, function: &str, params: Value) -> CallAnswer {
         let request = Request { app: "press".to_owned(), ..self.request() };
         self.extensions.call(&self.system, request, call(function, params)).await.unwrap()
     }
 
-    async fn set_host(&self) -> HostKey {
+    pub(super) async fn set_host(&self) -> HostKey {
         let id = AppId::new("press").unwrap();
         let set = SetHost { url: Some("https://press.example/call".to_owned()) };
         let apps = self.system.directory::<App>();
@@ -161,7 +198,7 @@ impl World {
         host.keys[0]
     }
 
-    async fn pressed_settled(&self) -> i64 {
+    pub(super) async fn pressed_settled(&self) -> i64 {
         let address = Scope { app: AppId::new("press").unwrap(), ..scope() }.address();
         let sessions = self.system.directory::<ExtensionSession>();
         let settled = async {

@@ -10,7 +10,7 @@ use super::{
     Details, GrantsSet, MEMBERS_MAX, MemberRemoved, MemberSet, MemberTerms, Tenant, TenantEvent,
     record_telling,
 };
-use crate::role::{self, GRANTS_BYTES_MAX, check_scopes, check_within};
+use crate::role::{self, CONCURRENT_TASKS_DEFAULT, GRANTS_BYTES_MAX, check_scopes, check_within};
 use crate::user::Membership;
 
 /// How many members are told in one step.
@@ -57,6 +57,13 @@ impl Tenant {
             active: !self.staff.inactive.contains(&user),
             attributes: self.staff.attributes.get(&user).cloned(),
         })
+    }
+
+    /// How many tasks a member may have that have not ended; `None` for no member.
+    pub fn concurrent_tasks_max(&self, user: UserId) -> Option<u64> {
+        let role = self.details.as_ref()?.members.get(&user)?;
+        let own = self.staff.roles.get(role).map(|role| role.terms.max_concurrent_tasks);
+        Some(own.unwrap_or(CONCURRENT_TASKS_DEFAULT))
     }
 
     /// Those who are to be told, behind one of them: at most [`TELL_STEP`].

@@ -60,6 +60,22 @@ fn unknown_keys_are_refused_at_every_level() {
 }
 
 #[test]
+fn a_function_says_whether_it_goes_on_in_the_background_and_says_it_as_a_boolean() {
+    let function = |key: &str, value: Value| {
+        json!([{"name": "f", "action_type": "read", key: value,
+            "impl": {"kind": "declarative", "steps": []}}])
+    };
+    for key in ["background", "long_running"] {
+        let declared = |value| parse(&with_functions(function(key, value)));
+        assert!(declared(json!(true)).unwrap().is_background("f"), "{key}");
+        assert!(!declared(json!(false)).unwrap().is_background("f"));
+        assert!(!declared(Value::Null).unwrap().is_background("f"), "null counts as absent");
+        let found = paths(&with_functions(function(key, json!("yes"))));
+        assert_eq!(found, [format!("app.functions[0].{key}")]);
+    }
+}
+
+#[test]
 fn missing_and_wrong_parts_of_the_envelope_are_named() {
     assert_eq!(paths(&json!([])), [""]);
     assert_eq!(paths(&json!({})), ["ir_version", "app"]);
