@@ -14,6 +14,7 @@ use extensions::Outside;
 use extensions::completion::Completions;
 use extensions::hosts::Hosts;
 use extensions::outgoing::Outgoing;
+use extensions::session::ExtensionSession;
 use extensions::signing::HostKeys;
 use identity::claim::ClaimKey;
 use identity::operator::Bootstrap;
@@ -337,12 +338,13 @@ pub(crate) fn build(
     let built_in: Vec<Arc<dyn extensions::BuiltIn>> =
         vec![DeveloperApp::hosting(apps.clone(), Some(outside))];
     let extensions = extensions::Extensions::new(settings, apps.clone(), built_in);
+    let portability = Portability::new(identity.clone(), apps.clone());
     let farewells: Vec<Arc<dyn identity::erasure::Farewell>> = vec![
         Arc::new(billing::farewell::BillingFarewell),
         market::farewell::MarketFarewell::new(apps.clone()),
+        portability::copies::PortabilityFarewell::new(portability.clone()),
     ];
     let builder = builder.port(Arc::new(identity::erasure::Farewells::new(farewells)));
-    let portability = Portability::new(identity.clone(), apps.clone());
     let market = Market::new(apps);
     let feed = Feed::new(tellers());
     let freezer = Freezer::new(extensions.clone(), identity.frozen().clone());
@@ -367,9 +369,14 @@ async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, 
     }
     let admission = Admission::new(args.tenant_rate, args.anonymous_rate);
     freezer.watch(admission.turnstile().clone());
+    portability.load(&system)?;
     let frozen = freezer.load(&system);
     if frozen > 0 {
         tracing::info!(frozen, "what operators have frozen is frozen still");
+    }
+    let lost = ExtensionSession::lose_left_behind(&system).await;
+    if lost > 0 {
+        tracing::info!(lost, "runs that had gone outside are recorded as unknown");
     }
     let recovered = system.recover()?;
     let (service_token, derived) = service_token(args, &master)?;

@@ -93,3 +93,9 @@ mod storage;
 mod erasure;
 #[path = "journeys/freezes.rs"]
 mod freezes;
+
+#[path = "journeys/copies.rs"]
+mod copies;
+
+#[path = "journeys/agencies.rs"]
+mod agencies;

@@ -18,10 +18,13 @@
 
 mod arrival;
 mod change;
+#[cfg(test)]
+mod fixtures;
 mod joining;
 mod leaving;
 mod members;
 mod roles;
+mod scopes;
 mod staff;
 
 pub use arrival::Arrive;
@@ -32,6 +35,9 @@ pub use leaving::{Depart, Departure, Dissolve};
 pub use members::{AddMember, GrantChange, MembersTold, RemoveMember, SetGrants, Told};
 pub(crate) use members::{NoteTold, Untold};
 pub use roles::{CascadedRole, CreateRole, RemoveRole, RoleChange, UpdateRole};
+pub use scopes::{
+    CreateScope, OWN_SCOPES_MAX, OwnScope, RemoveScope, ScopeRemoved, ScopeSet, UpdateScope,
+};
 pub use staff::{MemberTerms, Staff};
 
 use std::collections::BTreeMap;
@@ -241,6 +247,10 @@ supervision::events! {
         MemberActiveSet(MemberActiveSet) = "member_active_set", 1;
         /// What is kept of a member.
         MemberAttributesSet(MemberAttributesSet) = "member_attributes_set", 1;
+        /// A scope of its own, new or told otherwise.
+        ScopeSet(ScopeSet) = "scope_set", 1;
+        /// A scope of its own less.
+        ScopeRemoved(ScopeRemoved) = "scope_removed", 1;
     }
 }
 
@@ -274,7 +284,7 @@ impl Retrying for Tenant {
 impl Entity for Tenant {
     const KIND: &'static str = "tenant";
     const PUBLISHED: bool = true;
-    const SNAPSHOT_VERSION: u16 = 3;
+    const SNAPSHOT_VERSION: u16 = 4;
     type Event = TenantEvent;
     type Effect = TenantEffect;
 
@@ -296,7 +306,9 @@ impl Entity for Tenant {
             | TenantEvent::MembersTold(_)
             | TenantEvent::TellingRetried(_)
             | TenantEvent::MemberActiveSet(_)
-            | TenantEvent::MemberAttributesSet(_) => {}
+            | TenantEvent::MemberAttributesSet(_)
+            | TenantEvent::ScopeSet(_)
+            | TenantEvent::ScopeRemoved(_) => {}
             TenantEvent::Updated(it) => {
                 details.name.clone_from(&it.name);
                 details.settings = it.settings.clone();
@@ -401,7 +413,7 @@ pub(crate) fn check_new(name: &str, settings: &JsonBytes) -> Result<(), Refusal>
 }
 
 /// Settings with the members of others in place of their own.
-fn with(settings: &JsonBytes, changed: &JsonBytes) -> JsonBytes {
+pub(crate) fn with(settings: &JsonBytes, changed: &JsonBytes) -> JsonBytes {
     let mut merged = settings.value();
     if let (Some(merged), Some(changed)) = (merged.as_object_mut(), changed.value().as_object()) {
         merged.extend(changed.clone());

@@ -52,6 +52,7 @@ fn freeze_samples() -> Vec<FreezeEvent> {
         }),
         FreezeEvent::StoppingRetried(StoppingRetried {}),
         FreezeEvent::AllStopped(AllStopped { tally }),
+        FreezeEvent::ReceiptNoted(ReceiptNoted {}),
         FreezeEvent::Resumed(Resumed { reason: text("changed"), by: text("user/operator") }),
     ]
 }

@@ -13,6 +13,7 @@
 //! | `mail_link`, `invitation` | no | the same |
 //! | `claim`, `mail`, `sign_up`, `new_tenant` | no | the installation's |
 //! | `numbers`, `signing_keys`, `operator_act` | no | the installation's |
+//! | `agency`, `agency_member` | no | the installation's |
 //! | `tenant_import`, `sandbox`, `sandboxes` | no | about the installation |
 //!
 //! The integer ids of the ledger's lines are the installation's, and are given anew.

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod actions;
+mod agencies;
 mod auth;
 mod backups;
 mod billing;
@@ -19,6 +20,7 @@ mod hosts;
 mod import;
 mod invitation_page;
 mod keys;
+mod login_form;
 mod mail_pages;
 mod me;
 mod members;
@@ -29,6 +31,7 @@ mod password;
 mod portability;
 mod probes;
 mod roles;
+mod scopes;
 mod sessions;
 mod signing_keys;
 mod tenants;
@@ -68,6 +71,8 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(tenants::router())
         .merge(members::router())
         .merge(roles::router())
+        .merge(scopes::router())
+        .merge(agencies::router())
         .merge(users::router())
         .merge(me::router())
         .merge(operator_users::router())
