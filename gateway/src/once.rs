@@ -4,11 +4,12 @@ use axum::body::Body;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::response::IntoResponse as _;
 use serde::{Deserialize, Serialize};
 use supervision::address::Place;
 use supervision::idempotency::Ticketed;
-use supervision::{Begin, IdempotencyKey, Refusal};
-use types::Caller;
+use supervision::{Address, Begin, Command, Handle, IdempotencyKey, Origin, Refusal};
+use types::{Caller, TenantId};
 
 use crate::app::App;
 use crate::problem::Problem;
@@ -31,9 +32,29 @@ impl Key {
 
     /// The key of this operation of this caller's, bound to the body. Whose key it is follows from
     /// the credential: the same text of another caller is another key.
-    pub fn of(self, caller: &Caller, operation: &str, body: &[u8]) -> Option<IdempotencyKey> {
-        let (tenant, principal) = (caller.tenant.0, caller.label());
-        let key = IdempotencyKey::new(tenant, &principal, operation, &self.0?, body);
+    pub fn of(&self, caller: &Caller, operation: &str, body: &[u8]) -> Option<IdempotencyKey> {
+        self.of_principal(caller.tenant, &caller.label(), operation, body)
+    }
+
+    /// As [`Key::of`], of somebody without a credential: the key is the address's that asks.
+    pub fn of_stranger(
+        &self,
+        address: &str,
+        operation: &str,
+        body: &[u8],
+    ) -> Option<IdempotencyKey> {
+        self.of_principal(TenantId::SYSTEM, address, operation, body)
+    }
+
+    fn of_principal(
+        &self,
+        tenant: TenantId,
+        principal: &str,
+        operation: &str,
+        body: &[u8],
+    ) -> Option<IdempotencyKey> {
+        let text = self.0.as_deref()?;
+        let key = IdempotencyKey::new(tenant.0, principal, operation, text, body);
         Some(if self.1 { key.shown_once() } else { key })
     }
 }
@@ -91,6 +112,43 @@ pub enum Once {
     Plain,
 }
 
+impl Once {
+    /// Answers what was done by more than one command, or by a process: `view` of what `command`,
+    /// which changes nothing, replies. With a key that answer is recorded.
+    pub async fn conclude<E, C, V>(
+        self,
+        app: &App,
+        address: &Address<E>,
+        command: C,
+        origin: Origin,
+        (status, view): (StatusCode, impl FnOnce(E::Reply) -> V + Send + 'static),
+    ) -> Result<Response<Body>, Problem>
+    where
+        C: Command,
+        E: Handle<C>,
+        V: Serialize,
+    {
+        let directory = app.system.directory::<E>();
+        match self {
+            Self::Answered(response) => Ok(response),
+            Self::Ticketed(ticketed) => {
+                let render = move |reply| record(status, &view(reply));
+                response(&directory.ask_once(address, command, origin, ticketed, render).await?)
+            }
+            Self::Plain => {
+                let reply = directory.ask(address, command, origin).await?;
+                Ok((status, axum::Json(view(reply))).into_response())
+            }
+        }
+    }
+}
+
+/// The id of what a request makes: with a key the key's own, so that a repetition finds it, whatever
+/// came between.
+pub fn id_for(app: &App, key: Option<&IdempotencyKey>) -> u128 {
+    key.map_or_else(|| app.system.new_id(), IdempotencyKey::process_id)
+}
+
 /// Finds out. `place` is the entity whose command will record the answer.
 pub async fn begin(
     app: &App,
@@ -100,7 +158,16 @@ pub async fn begin(
     operation: &str,
     body: &[u8],
 ) -> Result<Once, Problem> {
-    let Some(key) = key.of(caller, operation, body) else { return Ok(Once::Plain) };
+    begin_as(app, key.of(caller, operation, body), place).await
+}
+
+/// [`begin`] by a key that was made already.
+pub async fn begin_as(
+    app: &App,
+    key: Option<IdempotencyKey>,
+    place: &Place,
+) -> Result<Once, Problem> {
+    let Some(key) = key else { return Ok(Once::Plain) };
     match app.system.begin(place, key).await? {
         Begin::Recorded(bytes) => response(&bytes).map(Once::Answered),
         Begin::Fresh(ticketed) => Ok(Once::Ticketed(ticketed)),

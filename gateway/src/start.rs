@@ -15,6 +15,7 @@ use extensions::Outside;
 use extensions::completion::Completions;
 use extensions::hosts::Hosts;
 use extensions::outgoing::Outgoing;
+use extensions::session::ExtensionSession;
 use extensions::signing::HostKeys;
 use identity::claim::ClaimKey;
 use identity::operator::Bootstrap;
@@ -345,15 +346,16 @@ pub(crate) fn build(
     let extensions = extensions::Extensions::new(settings, apps.clone(), built_in);
     let builder = builder.port(Executors::new(vec![extensions.clone()]));
     let builder = builder.port(Arc::new(routes::Tickets::default()));
+    let portability = Portability::new(identity.clone(), apps.clone());
     let farewells: Vec<Arc<dyn identity::erasure::Farewell>> = vec![
         Arc::new(confirmations::farewell::ConfirmationsFarewell),
         Arc::new(billing::farewell::BillingFarewell),
         market::farewell::MarketFarewell::new(apps.clone()),
         extensions::ExtensionsFarewell::new(extensions.clone()),
+        portability::copies::PortabilityFarewell::new(portability.clone()),
     ];
     let builder = builder.port(extensions.clone());
     let builder = builder.port(Arc::new(identity::erasure::Farewells::new(farewells)));
-    let portability = Portability::new(identity.clone(), apps.clone());
     let market = Market::with(apps, market_settings(args), Some(outside));
     let bookkeeper = Bookkeeper::new();
     let feed = Feed::new(tellers());
@@ -389,9 +391,14 @@ async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, 
     }
     let admission = Admission::new(args.tenant_rate, args.anonymous_rate);
     freezer.watch(admission.turnstile().clone());
+    portability.load(&system)?;
     let frozen = freezer.load(&system);
     if frozen > 0 {
         tracing::info!(frozen, "what operators have frozen is frozen still");
+    }
+    let lost = ExtensionSession::lose_left_behind(&system).await;
+    if lost > 0 {
+        tracing::info!(lost, "runs that had gone outside are recorded as unknown");
     }
     let recovered = system.recover()?;
     let apps = system.port::<Storefront>().load(&system);

@@ -159,3 +159,50 @@ pub fn body(reader: Reader) -> Body {
     });
     Body::from_stream(events.map(Ok::<_, std::convert::Infallible>))
 }
+
+#[cfg(test)]
+mod tests {
+    use identity::frozen::{ReasonClass, Target};
+
+    use super::*;
+
+    const TENANT: TenantId = TenantId(1);
+    const ADA: UserId = UserId(2);
+
+    fn held(class: OwnerClass, id: u128, until: Option<Timestamp>) -> Held {
+        let owner = OwnerKey { class, id };
+        let carried = Box::new([CarriedEpoch { owner, epoch: 0 }]);
+        let (epochs, frozen) = (Arc::new(Epochs::default()), Arc::new(Frozen::default()));
+        Held { epochs, frozen, whose: (TENANT, Some(ADA)), carried, until }
+    }
+
+    #[test]
+    fn a_token_stands_until_its_time_and_not_a_moment_longer() {
+        let token = held(OwnerClass::Session, 7, Some(Timestamp(60_000)));
+        assert_eq!(token.ended(Timestamp(59_999)), None);
+        assert_eq!(token.ended(Timestamp(60_000)), Some(TOKEN_EXPIRED));
+        assert_eq!(token.until(), Some(Timestamp(60_000)));
+        let key = held(OwnerClass::ApiKey, 7, None);
+        assert_eq!((key.ended(Timestamp(i64::MAX)), key.until()), (None, None));
+    }
+
+    #[test]
+    fn a_session_that_ends_and_a_key_that_is_deleted_stand_no_more_and_others_do() {
+        for class in [OwnerClass::Session, OwnerClass::ApiKey, OwnerClass::User] {
+            let (own, other) = (held(class, 7, None), held(class, 7, None));
+            own.epochs.raise(OwnerKey { class, id: 8 }, 1, 0);
+            assert_eq!(own.ended(Timestamp(1)), None);
+            own.epochs.raise(OwnerKey { class, id: 7 }, 1, 0);
+            assert_eq!(own.ended(Timestamp(1)), Some(TOKEN_REVOKED));
+            assert_eq!(other.ended(Timestamp(1)), None);
+        }
+    }
+
+    #[test]
+    fn who_reads_in_a_copy_of_a_frozen_tenant_reads_no_more() {
+        let reader = held(OwnerClass::Session, 7, None);
+        reader.frozen.note_copy(TENANT, TenantId(9));
+        reader.frozen.freeze(Target::Tenant(TenantId(9)), 1, ReasonClass::Other);
+        assert_eq!(reader.ended(Timestamp(1)), Some(FROZEN));
+    }
+}

@@ -10,37 +10,12 @@
 # Output: "ok <what>" a line; exit 0 when all is well.
 set -eu
 
-here=$(cd "$(dirname "$0")" && pwd)
-bailiwick=${1:-${CARGO_TARGET_DIR:-$here/../../target}/debug/bailiwick}
-folder=$(mktemp -d)
-server='' ; host=''
-
-fail() {
-    echo "app_host: $*" >&2
-    tail -n 20 "$folder"/*.log >&2 || true
-    exit 1
-}
-
-finish() {
-    [ -z "$server" ] || kill "$server" 2>/dev/null || true
-    [ -z "$host" ] || kill "$host" 2>/dev/null || true
-    wait 2>/dev/null || true
-    rm -rf "$folder"
-}
-trap finish EXIT
-trap 'exit 1' INT TERM
-
-[ -x "$bailiwick" ] || fail "$bailiwick is missing: cargo build -p gateway"
-
-BAILIWICK_SERVICE_TOKEN=the-service-token "$bailiwick" --dev --listen 127.0.0.1:0 \
-    --data-dir "$folder/data" > "$folder/server.log" 2> "$folder/errors.log" &
-server=$!
-tries=0
-until url=$(sed -n 's/.*serves \(http:[^ ]*\)$/\1/p' "$folder/server.log") && [ -n "$url" ]; do
-    tries=$((tries + 1))
-    [ "$tries" -le 300 ] || fail "the server does not start"
-    sleep 0.1
-done
+. "$(dirname "$0")/_server.sh"
+host=''
+need_bailiwick "${1:-}"
+BAILIWICK_SERVICE_TOKEN=the-service-token
+export BAILIWICK_SERVICE_TOKEN
+start_server --dev
 
 # The value at a path of a JSON text: field NAME NAME …
 field() {
@@ -66,7 +41,7 @@ token=$(field access_token < "$folder/tokens.json")
 start_host() {
     [ -z "$host" ] || { kill "$host" && wait "$host" 2>/dev/null || true; }
     : > "$folder/host.out"
-    python3 "$here/../../examples/app_host.py" "$1" "${port:-0}" > "$folder/host.out" \
+    python3 "$root/examples/app_host.py" "$1" "${port:-0}" > "$folder/host.out" \
         2>> "$folder/host.log" &
     host=$!
     tries=0

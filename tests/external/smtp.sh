@@ -9,26 +9,8 @@
 # Output: "ok <what>" a line; exit 0 when all is well.
 set -eu
 
-bailiwick=${1:-${CARGO_TARGET_DIR:-$(dirname "$0")/../../target}/debug/bailiwick}
-folder=$(mktemp -d)
-server='' ; mailer=''
-
-fail() {
-    echo "smtp: $*" >&2
-    tail -n 20 "$folder"/*.log >&2 || true
-    exit 1
-}
-
-finish() {
-    [ -z "$server" ] || kill "$server" 2>/dev/null || true
-    [ -z "$mailer" ] || kill "$mailer" 2>/dev/null || true
-    wait 2>/dev/null || true
-    rm -rf "$folder"
-}
-trap finish EXIT
-trap 'exit 1' INT TERM
-
-[ -x "$bailiwick" ] || fail "$bailiwick is missing: cargo build -p gateway"
+. "$(dirname "$0")/_server.sh"
+need_bailiwick "${1:-}"
 
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" --quiet install 'aiosmtpd==1.4.6' || fail "aiosmtpd cannot be installed"
@@ -90,18 +72,13 @@ start_mailer() {
 start_mailer 0
 port=$(cat "$folder/port")
 
-SSL_CERT_FILE="$folder/cert.pem" BAILIWICK_SMTP_HOST=localhost BAILIWICK_SMTP_PORT="$port" \
-    BAILIWICK_SMTP_USER=post BAILIWICK_SMTP_PASSWORD=secret BAILIWICK_SMTP_TIMEOUT_S=5 \
-    BAILIWICK_MAIL_FROM='Post <post@example.com>' \
-    "$bailiwick" --listen 127.0.0.1:0 --data-dir "$folder/data" \
-    > "$folder/server.log" 2> "$folder/errors.log" &
-server=$!
-tries=0
-until url=$(sed -n 's/.*serves \(http:[^ ]*\)$/\1/p' "$folder/server.log") && [ -n "$url" ]; do
-    tries=$((tries + 1))
-    [ "$tries" -le 300 ] || fail "the server does not start"
-    sleep 0.1
-done
+SSL_CERT_FILE=$folder/cert.pem
+BAILIWICK_SMTP_HOST=localhost BAILIWICK_SMTP_PORT=$port BAILIWICK_SMTP_USER=post
+BAILIWICK_SMTP_PASSWORD=secret BAILIWICK_SMTP_TIMEOUT_S=5
+BAILIWICK_MAIL_FROM='Post <post@example.com>'
+export SSL_CERT_FILE BAILIWICK_SMTP_HOST BAILIWICK_SMTP_PORT BAILIWICK_SMTP_USER \
+    BAILIWICK_SMTP_PASSWORD BAILIWICK_SMTP_TIMEOUT_S BAILIWICK_MAIL_FROM
+start_server
 grep -q "mail     smtp localhost:$port" "$folder/server.log" || fail "it does not say how it mails"
 echo "ok the server says that it mails by smtp"
 

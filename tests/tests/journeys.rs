@@ -124,3 +124,8 @@ mod freezes;
 
 #[path = "journeys/tasks.rs"]
 mod tasks;
+#[path = "journeys/copies.rs"]
+mod copies;
+
+#[path = "journeys/agencies.rs"]
+mod agencies;

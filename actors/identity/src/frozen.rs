@@ -6,6 +6,7 @@
 //!   target pass; after [`Frozen::lift`] every one does.
 //! - A freeze has a number, one more than the target's last. What is told late, of a freeze that
 //!   was lifted since, changes nothing.
+//! - What is a copy of a tenant (a sandbox) is refused while the tenant is.
 //! - Whoever is refused learns the class of the reason and nothing else: the operator's words are
 //!   for operators.
 //!
@@ -129,6 +130,8 @@ pub struct Frozen {
     /// How many are frozen: mostly none, which costs a check one load.
     count: AtomicUsize,
     known: RwLock<HashMap<Target, Entry>>,
+    /// By copy: the tenant that it is a copy of.
+    copies: RwLock<HashMap<TenantId, TenantId>>,
 }
 
 impl Frozen {
@@ -164,16 +167,41 @@ impl Frozen {
         self.known.read().get(target).and_then(|entry| entry.class)
     }
 
+    /// From now on `copy` is refused while `of` is: before anybody can enter it.
+    pub fn note_copy(&self, copy: TenantId, of: TenantId) {
+        self.copies.write().insert(copy, of);
+    }
+
+    /// A tenant and the copies of it that are known.
+    pub fn with_copies(&self, tenant: TenantId) -> Vec<TenantId> {
+        let copies = self.copies.read();
+        let own = copies.iter().filter(|(_, of)| **of == tenant).map(|(copy, _)| *copy);
+        std::iter::once(tenant).chain(own).collect()
+    }
+
+    /// Why nobody may act for a tenant, if nobody may: it is frozen, or what it is a copy of is.
+    pub fn class_of_tenant(&self, tenant: TenantId) -> Option<ReasonClass> {
+        if self.count.load(Ordering::SeqCst) == 0 {
+            return None;
+        }
+        let of = self.copies.read().get(&tenant).copied();
+        let class = |tenant| self.class_of(&Target::Tenant(tenant));
+        class(tenant).or_else(|| of.and_then(class))
+    }
+
     fn check_one(&self, target: &Target) -> Result<(), Refusal> {
         self.class_of(target).map_or(Ok(()), |class| Err(refusal(target.kind(), class)))
     }
 
-    /// Whether somebody may act for a tenant: 403 [`FROZEN`] while the tenant or the user is.
+    /// Whether somebody may act for a tenant: 403 [`FROZEN`] while the tenant, what it is a copy
+    /// of, or the user is.
     pub fn check(&self, tenant: TenantId, user: Option<UserId>) -> Result<(), Refusal> {
         if self.count.load(Ordering::SeqCst) == 0 {
             return Ok(());
         }
-        self.check_one(&Target::Tenant(tenant))?;
+        if let Some(class) = self.class_of_tenant(tenant) {
+            return Err(refusal(Target::Tenant(tenant).kind(), class));
+        }
         user.map_or(Ok(()), |user| self.check_one(&Target::User(user)))
     }
 
@@ -219,6 +247,21 @@ mod tests {
         frozen.lift(Target::Tenant(TENANT), 1);
         frozen.lift(Target::User(USER), 1);
         assert!(frozen.check(TENANT, Some(USER)).is_ok() && frozen.check_app(&app).is_ok());
+    }
+
+    #[test]
+    fn a_copy_is_refused_while_what_it_is_a_copy_of_is_and_not_the_other_way_round() {
+        let (frozen, copy) = (Frozen::default(), TenantId(5));
+        frozen.freeze(Target::Tenant(TENANT), 1, ReasonClass::Legal);
+        assert!(frozen.check(copy, None).is_ok());
+        frozen.note_copy(copy, TENANT);
+        assert!(frozen.check(copy, Some(USER)).is_err());
+        assert_eq!(frozen.class_of_tenant(copy), Some(ReasonClass::Legal));
+        assert_eq!(frozen.with_copies(TENANT), [TENANT, copy]);
+        frozen.lift(Target::Tenant(TENANT), 1);
+        frozen.freeze(Target::Tenant(copy), 1, ReasonClass::Abuse);
+        assert!(frozen.check(copy, None).is_err() && frozen.check(TENANT, None).is_ok());
+        assert_eq!(frozen.with_copies(copy), [copy]);
     }
 
     #[test]

@@ -3,12 +3,13 @@
 //!
 //! [`claim`], [`user`], [`tenant`], [`session`], [`api_key`], [`signing`], [`mail`] and
 //! [`mail_link`] are the kinds of actors, and so are [`invitation`] and the processes
-//! [`new_tenant`] and [`erasure`];
+//! [`new_tenant`] and [`erasure`], and [`agency`];
 //! [`role`] is what roles and scopes there are. [`service::Identity`] is what the gateway and the
 //! other crates call. Below them are the pure parts: [`password`], [`refresh`], [`signing_keys`],
 //! [`token`] and [`token_cache`].
 
 mod acting;
+pub mod agency;
 pub mod api_key;
 pub mod claim;
 pub mod confirmation_policy;
@@ -81,6 +82,8 @@ pub fn register(builder: SystemBuilder, identity: &Arc<Identity>) -> SystemBuild
         .kind::<device_login::DeviceLogin>()
         .kind::<user_settings::UserSettings>()
         .kind::<erasure::Erasure>()
+        .kind::<agency::Agency>()
+        .kind::<agency::AgencyMember>()
         .port(Arc::new(erasure::Farewells::default()))
         .port(identity.clone())
         .port(identity.claim_key().clone())

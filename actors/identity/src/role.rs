@@ -5,8 +5,8 @@
 //! and is checked in one place, [`Scopes::covers`].
 //!
 //! Invariants
-//! - A scope that a role or a grant holds is one of [`SCOPES`], an app's (`APP:read`), or a pattern
-//!   over such (`wallet:*`, `*`). The operators' scope is none of them.
+//! - A scope that a role or a grant holds is one of [`SCOPES`], an app's (`APP:read`), one that its
+//!   tenant has named ([`crate::tenant::OwnScope`]), or a pattern over such (`wallet:*`, `*`). The operators' scope is none of them.
 //! - No role is made or given by somebody whose own rights do not cover all of it.
 //!
 //! Deliberate limits
@@ -175,9 +175,9 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// 422, naming what is wrong.
-    pub fn check(&self) -> Result<(), Refusal> {
-        check_scopes("default_scopes", &self.scopes, ROLE_SCOPES_BYTES_MAX)?;
+    /// 422, naming what is wrong. `is_own` tells the scopes that the tenant has named.
+    pub fn check(&self, is_own: impl Fn(&str) -> bool) -> Result<(), Refusal> {
+        check_scopes("default_scopes", &self.scopes, ROLE_SCOPES_BYTES_MAX, is_own)?;
         RolePolicy::check(&self.confirmation_policy)?;
         let texts = [("display_name", &self.display_name)].into_iter();
         let texts = texts.chain(self.extensions.iter().map(|it| ("extensions", it)));
@@ -217,14 +217,19 @@ pub fn check_name(name: &str) -> Result<(), Refusal> {
     fits.then_some(()).ok_or_else(|| Refusal::invalid("name", message))
 }
 
-/// 422 unless every scope is known and they are short enough together. `field` is what the
-/// client called them.
-pub fn check_scopes(field: &str, scopes: &Scopes, bytes_max: usize) -> Result<(), Refusal> {
+/// 422 unless every scope is known, or the tenant's own as `is_own` tells, and they are short enough
+/// together. `field` is what the client called them.
+pub fn check_scopes(
+    field: &str,
+    scopes: &Scopes,
+    bytes_max: usize,
+    is_own: impl Fn(&str) -> bool,
+) -> Result<(), Refusal> {
     let scopes = scopes.as_slice();
     if scopes.iter().map(|scope| scope.len() + 1).sum::<usize>() > bytes_max {
         return Err(Refusal::invalid(field, format!("has more than {bytes_max} bytes together")));
     }
-    match scopes.iter().find(|scope| !is_known(scope)) {
+    match scopes.iter().find(|scope| !is_known(scope) && !is_own(scope)) {
         Some(scope) => Err(Refusal::invalid(field, format!("{scope:?} is no known scope"))),
         None => Ok(()),
     }
@@ -249,6 +254,11 @@ fn is_of_an_app(resource: &str) -> bool {
     let of_roles = BUILT_IN.iter().flat_map(|role| role.scopes.iter().copied());
     let is_it = |known: &str| known.split_once(':').is_some_and(|(family, _)| family == resource);
     AppId::new(resource).is_ok() && !families.chain(of_roles).any(is_it)
+}
+
+/// Whether scopes of this resource are for tenants to name.
+pub fn is_free_resource(resource: &str) -> bool {
+    is_of_an_app(resource)
 }
 
 /// Whether `rights` cover `scope`: an app's is covered by the same of every app too.
@@ -309,6 +319,12 @@ mod tests {
         }
         assert!(check_name("night-shift_2").is_ok());
         let many = Scopes::from_iter(vec!["wallet:read"; 1_000]);
-        assert!(check_scopes("default_scopes", &many, ROLE_SCOPES_BYTES_MAX).is_err());
+        let none = |_: &str| false;
+        assert!(check_scopes("default_scopes", &many, ROLE_SCOPES_BYTES_MAX, none).is_err());
+        let own = Scopes::from_iter(["reports:export"]);
+        assert!(check_scopes("scopes", &own, GRANTS_BYTES_MAX, none).is_err());
+        assert!(
+            check_scopes("scopes", &own, GRANTS_BYTES_MAX, |it| it == "reports:export").is_ok()
+        );
     }
 }

@@ -24,6 +24,7 @@ use serde_json::Value;
 use supervision::{Address, Class, Command, Entity, Handle, Origin, Refusal, System, Timestamp};
 use types::{Caller, CallerKind, JsonBytes, Scopes, SessionId, TenantId, UserId};
 
+use crate::agency::agency_of;
 use crate::claim::{ClaimKey, EmailAddress};
 use crate::device_sign_in::{PACES_KEPT, Pace};
 use crate::frozen::Frozen;
@@ -139,6 +140,8 @@ pub struct UserView {
     pub created_at: Timestamp,
     /// The last login that this process saw.
     pub last_login: Option<Timestamp>,
+    /// The agency that the user belongs to.
+    pub agency: Option<String>,
 }
 
 /// One of a user's tenants.
@@ -191,6 +194,7 @@ fn user_view(profile: &Profile, tenant: TenantId, keys: &KeyRing) -> UserView {
         active: profile.active,
         created_at: profile.created_at,
         last_login: None,
+        agency: None,
     }
 }
 
@@ -396,7 +400,8 @@ impl Identity {
         let (users, origin) = (system.directory::<User>(), system.system_origin());
         let view = unless_erased(users.look(&address, origin, look).await)?;
         let view = view.ok_or_else(missing)?;
-        Ok(UserView { last_login: self.logins.lock().get_mut(&user).copied(), ..view })
+        let last_login = self.logins.lock().get_mut(&user).copied();
+        Ok(UserView { last_login, agency: agency_of(&system, user), ..view })
     }
 
     /// The tenants a user belongs to, at most [`TENANTS_SHOWN_MAX`], the oldest first.

@@ -19,10 +19,13 @@
 mod allowance;
 mod arrival;
 mod change;
+#[cfg(test)]
+mod fixtures;
 mod joining;
 mod leaving;
 mod members;
 mod roles;
+mod scopes;
 mod staff;
 
 pub use arrival::Arrive;
@@ -33,6 +36,9 @@ pub use leaving::{Depart, Departure, Dissolve};
 pub use members::{AddMember, GrantChange, MembersTold, RemoveMember, SetGrants, Told};
 pub(crate) use members::{NoteTold, Untold};
 pub use roles::{CascadedRole, CreateRole, RemoveRole, RoleChange, UpdateRole};
+pub use scopes::{
+    CreateScope, OWN_SCOPES_MAX, OwnScope, RemoveScope, ScopeRemoved, ScopeSet, UpdateScope,
+};
 pub use staff::{MemberTerms, Staff};
 
 use std::collections::BTreeMap;
@@ -242,6 +248,10 @@ supervision::events! {
         MemberActiveSet(MemberActiveSet) = "member_active_set", 1;
         /// What is kept of a member.
         MemberAttributesSet(MemberAttributesSet) = "member_attributes_set", 1;
+        /// A scope of its own, new or told otherwise.
+        ScopeSet(ScopeSet) = "scope_set", 1;
+        /// A scope of its own less.
+        ScopeRemoved(ScopeRemoved) = "scope_removed", 1;
     }
 }
 
@@ -275,7 +285,7 @@ impl Retrying for Tenant {
 impl Entity for Tenant {
     const KIND: &'static str = "tenant";
     const PUBLISHED: bool = true;
-    const SNAPSHOT_VERSION: u16 = 3;
+    const SNAPSHOT_VERSION: u16 = 4;
     type Event = TenantEvent;
     type Effect = TenantEffect;
 
@@ -297,7 +307,9 @@ impl Entity for Tenant {
             | TenantEvent::MembersTold(_)
             | TenantEvent::TellingRetried(_)
             | TenantEvent::MemberActiveSet(_)
-            | TenantEvent::MemberAttributesSet(_) => {}
+            | TenantEvent::MemberAttributesSet(_)
+            | TenantEvent::ScopeSet(_)
+            | TenantEvent::ScopeRemoved(_) => {}
             TenantEvent::Updated(it) => {
                 details.name.clone_from(&it.name);
                 details.settings = it.settings.clone();
@@ -402,7 +414,7 @@ pub(crate) fn check_new(name: &str, settings: &JsonBytes) -> Result<(), Refusal>
 }
 
 /// Settings with the members of others in place of their own.
-fn with(settings: &JsonBytes, changed: &JsonBytes) -> JsonBytes {
+pub(crate) fn with(settings: &JsonBytes, changed: &JsonBytes) -> JsonBytes {
     let mut merged = settings.value();
     if let (Some(merged), Some(changed)) = (merged.as_object_mut(), changed.value().as_object()) {
         merged.extend(changed.clone());

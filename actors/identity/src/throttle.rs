@@ -180,6 +180,19 @@ struct Counts {
     known: Generations<Pair, Timestamp>,
 }
 
+impl Counts {
+    /// Takes an attempt back, and nothing else.
+    fn take_back(&mut self, visitor: &Visitor, begun: Begun) {
+        self.pairs.give_back(&visitor.pair);
+        if begun.counts_for_all {
+            self.addresses.give_back(&visitor.address);
+            if let Some(account) = &visitor.account {
+                self.accounts.give_back(account);
+            }
+        }
+    }
+}
+
 /// Counts attempts.
 pub struct Throttle {
     counts: Mutex<Counts>,
@@ -237,20 +250,14 @@ impl Throttle {
 
     /// What was tried was right: the attempt is taken back, and the failures of its pair with it.
     pub fn login_was_right(&self, visitor: &Visitor, begun: Begun) {
-        self.login_not_tried(visitor, begun);
-        self.counts.lock().pairs.entries.remove(&visitor.pair);
+        let counts = &mut *self.counts.lock();
+        counts.take_back(visitor, begun);
+        counts.pairs.entries.remove(&visitor.pair);
     }
 
     /// Nobody has looked at what was tried, for want of room: the attempt is taken back.
     pub fn login_not_tried(&self, visitor: &Visitor, begun: Begun) {
-        let Counts { pairs, addresses, accounts, .. } = &mut *self.counts.lock();
-        pairs.give_back(&visitor.pair);
-        if begun.counts_for_all {
-            addresses.give_back(&visitor.address);
-            if let Some(account) = &visitor.account {
-                accounts.give_back(account);
-            }
-        }
+        self.counts.lock().take_back(visitor, begun);
     }
 
     /// The login is complete: its address is known to the account from now on.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
+use identity::agency;
 use identity::api_key::{self, ApiKey, ApiKeyEvent, ApiKeys, Maker};
 use identity::claim::{self, Claim, ClaimEvent, ClaimTarget};
 use identity::device_login::{self, DeviceLogin, DeviceLoginEvent};
@@ -203,7 +204,35 @@ fn tenants() {
             user: USER,
             attributes: personal(6),
         }),
+        TenantEvent::ScopeSet(tenant::ScopeSet {
+            scope: tenant::OwnScope {
+                resource: "reports".to_owned(),
+                action: "export".to_owned(),
+                display_name: "Export".to_owned(),
+                description: "Take reports out".to_owned(),
+                created_at: Timestamp(1),
+            },
+        }),
+        TenantEvent::ScopeRemoved(tenant::ScopeRemoved { name: "reports:export".to_owned() }),
     ]);
+}
+
+#[test]
+fn agencies() {
+    let text = |text: &str| text.to_owned();
+    let settings = JsonBytes::from(json!({"retention_days": 30}));
+    check::<agency::Agency>(vec![
+        agency::AgencyEvent::Created(agency::AgencyCreated {
+            id: text("north"),
+            display_name: text("North"),
+            domain: Some(text("north.example")),
+            settings: None,
+        }),
+        agency::AgencyEvent::SettingsSet(agency::AgencySettingsSet { settings }),
+    ]);
+    check::<agency::AgencyMember>(vec![agency::AgencyMemberEvent::Assigned(
+        agency::AgencyAssigned { user: USER, agency: Some(text("north")) },
+    )]);
 }
 
 #[test]

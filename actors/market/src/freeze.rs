@@ -9,6 +9,8 @@
 //!   first thing is stopped.
 //! - While a target is frozen, freezing it again changes nothing, and answers the first receipt.
 //! - It is not lifted before it has its receipt: what is stopped is not let go halfway.
+//! - What was stopped is durable before it is told in the chain of the target's tenant, and is told
+//!   there once; a tenant that was erased meanwhile is told nothing, and the freeze ends all the same.
 //!
 //! Rows: family [`FROZEN_FAMILY`] in the platform's shard, one a target that is frozen, by its kind
 //! and id, holding a [`FrozenRow`]: what a start reads before the first request.
@@ -28,8 +30,9 @@ use crate::freezer::Freezer;
 pub const FROZEN_FAMILY: &str = "frozen";
 /// How many things a receipt names; the rest it counts.
 pub const ITEMS_MAX: usize = 200;
-/// When stopping that has not ended is tried again, in milliseconds.
-const RETRY_MS: i64 = 5_000;
+/// When what has not ended is tried again, in milliseconds: longer than stopping may take, so that
+/// no second try, which finds nothing left, ends before the first.
+const RETRY_MS: i64 = 15_000;
 
 /// What was stopped. Stored: a kind keeps its place for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,7 +168,16 @@ pub struct Standing {
     pub resumed: Option<Resumption>,
     /// Under which id the act that tells of the receipt is noted.
     pub(crate) note: u128,
+    /// Whether it is noted, or cannot be any more.
+    is_noted: bool,
     retry_at: Timestamp,
+}
+
+impl Standing {
+    /// Whether something is still to be done before it can be lifted.
+    fn is_pending(&self) -> bool {
+        self.receipt.is_none() || !self.is_noted
+    }
 }
 
 /// The freezes of one target: the last one.
@@ -227,6 +239,9 @@ pub struct CardsVoided {
     /// How many cards.
     pub cards: u64,
 }
+/// The tenant's chain tells what was stopped, or cannot any more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReceiptNoted {}
 
 /// It goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -248,6 +263,8 @@ supervision::events! {
         AllStopped(AllStopped) = "freeze_stopped", 1;
         /// What waited for a person waits no more.
         CardsVoided(CardsVoided) = "freeze_cards_voided", 1;
+        /// The tenant's chain tells it.
+        ReceiptNoted(ReceiptNoted) = "freeze_noted", 1;
         /// It goes on.
         Resumed(Resumed) = "freeze_resumed", 1;
     }
@@ -258,6 +275,8 @@ supervision::events! {
 pub enum FreezeEffect {
     /// Stop what runs.
     Stop(Box<Standing>),
+    /// Tell in the tenant's chain what was stopped.
+    Note(Box<Standing>),
     /// Let it go on.
     Lift(Box<Standing>),
 }
@@ -292,7 +311,8 @@ impl Entity for Freeze {
         match (event, &mut self.last) {
             (FreezeEvent::Begun(begun), last) => {
                 let Begun { target, number, home, class, reason, by, note } = begun.clone();
-                let (receipt, resumed, retry_at) = (None, None, at.plus_ms(RETRY_MS));
+                let (receipt, resumed, is_noted) = (None, None, false);
+                let retry_at = at.plus_ms(RETRY_MS);
                 *last = Some(Standing {
                     target,
                     number,
@@ -304,6 +324,7 @@ impl Entity for Freeze {
                     receipt,
                     resumed,
                     note,
+                    is_noted,
                     retry_at,
                 });
             }
@@ -312,11 +333,13 @@ impl Entity for Freeze {
                 let took_ms = at.0.saturating_sub(last.at.0).max(0);
                 let (tally, cards_voided) = (stopped.tally.clone(), 0);
                 last.receipt = Some(Receipt { tally, cards_voided, at, took_ms });
+                last.retry_at = at.plus_ms(RETRY_MS);
             }
             (FreezeEvent::CardsVoided(voided), Some(last)) => {
                 let receipt = last.receipt.iter_mut();
                 receipt.for_each(|receipt| receipt.cards_voided = voided.cards);
             }
+            (FreezeEvent::ReceiptNoted(_), Some(last)) => last.is_noted = true,
             (FreezeEvent::Resumed(resumed), Some(last)) => {
                 let Resumed { reason, by } = resumed.clone();
                 last.resumed = Some(Resumption { reason, by, at });
@@ -342,16 +365,20 @@ impl Entity for Freeze {
     }
 
     fn is_pending(&self) -> bool {
-        self.last.as_ref().is_some_and(|last| last.receipt.is_none())
+        self.last.as_ref().is_some_and(Standing::is_pending)
     }
 
     fn resume(&self) -> Vec<FreezeEffect> {
-        let pending = self.last.iter().filter(|last| last.receipt.is_none());
-        pending.map(|last| FreezeEffect::Stop(Box::new(last.clone()))).collect()
+        let pending = self.last.iter().filter(|last| last.is_pending());
+        let next = |last: &Standing| match last.receipt {
+            None => FreezeEffect::Stop(Box::new(last.clone())),
+            Some(_) => FreezeEffect::Note(Box::new(last.clone())),
+        };
+        pending.map(next).collect()
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
-        self.last.as_ref().filter(|last| last.receipt.is_none()).map(|last| last.retry_at)
+        self.last.as_ref().filter(|last| last.is_pending()).map(|last| last.retry_at)
     }
 
     fn due(turn: &mut Turn<'_, Self>) {
@@ -364,21 +391,32 @@ impl Entity for Freeze {
 
     async fn perform(effect: FreezeEffect, context: EffectContext<Self>) {
         let EffectContext { system, address, origin, .. } = context;
-        let freezer = system.port::<Freezer>();
-        let standing = match effect {
+        let (freezer, freezes) = (system.port::<Freezer>(), system.directory::<Self>());
+        let done = match effect {
             FreezeEffect::Lift(standing) => return freezer.lift(&system, &standing),
-            FreezeEffect::Stop(standing) => standing,
-        };
-        let number = standing.number;
-        let finished = match freezer.stop(&system, &standing, &origin).await {
-            Ok((tally, cards)) => {
-                let finish = Finish { number, tally, cards };
-                system.directory::<Self>().ask(&address, finish, origin).await
+            FreezeEffect::Stop(standing) => {
+                match freezer.stop(&system, &standing, &origin).await {
+                    Ok((tally, cards)) => {
+                        let finish = Finish { number: standing.number, tally, cards };
+                        freezes.ask(&address, finish, origin).await
+                    }
+                    Err(refusal) => Err(refusal),
+                }
             }
-            Err(refusal) => Err(refusal),
+            FreezeEffect::Note(standing) => match freezer.tell(&system, &standing, &origin).await {
+                Err(refusal) if refusal.class.may_pass() => Err(refusal),
+                told => {
+                    if let Err(refusal) = told {
+                        let freeze = address.id();
+                        tracing::warn!(freeze, %refusal, "a freeze is not told to its tenant");
+                    }
+                    let mark = MarkNoted { number: standing.number };
+                    freezes.ask(&address, mark, origin).await
+                }
+            },
         };
-        if let Err(refusal) = finished {
-            tracing::warn!(freeze = address.id(), %refusal, "a freeze has not stopped all yet");
+        if let Err(refusal) = done {
+            tracing::warn!(freeze = address.id(), %refusal, "a freeze is not done; it goes on");
         }
     }
 
@@ -397,9 +435,9 @@ impl Entity for Freeze {
 impl Process for Freeze {
     type Outcome = Standing;
 
-    /// The last freeze once it has its receipt: the outcome changes with the next freeze alone.
+    /// The last freeze once all is done: the outcome changes with the next freeze alone.
     fn outcome(&self) -> Option<Standing> {
-        self.last.clone().filter(|last| last.receipt.is_some())
+        self.last.clone().filter(|last| !last.is_pending())
     }
 }
 
@@ -455,19 +493,43 @@ impl Handle<Finish> for Freeze {
 
     fn handle(turn: &mut Turn<'_, Self>, command: Finish) -> Result<(), Refusal> {
         let Finish { number, tally, cards } = command;
-        let is_this = turn.state().last.as_ref().is_some_and(|last| last.number == number);
-        if is_this && turn.state().is_pending() {
+        let is_meant = |last: &Standing| last.number == number && last.receipt.is_none();
+        if turn.state().last.as_ref().is_some_and(is_meant) {
             turn.record(FreezeEvent::AllStopped(AllStopped { tally }));
             if cards > 0 {
                 turn.record(FreezeEvent::CardsVoided(CardsVoided { cards }));
             }
+            turn.state().resume().into_iter().for_each(|effect| turn.effect(effect));
+        }
+        Ok(())
+    }
+}
+
+/// Notes that nothing is left to be told.
+struct MarkNoted {
+    number: u64,
+}
+
+impl Command for MarkNoted {
+    const NAME: &'static str = "mark_noted";
+    const ESSENTIAL: bool = true;
+}
+
+impl Handle<MarkNoted> for Freeze {
+    type Reply = ();
+
+    fn handle(turn: &mut Turn<'_, Self>, MarkNoted { number }: MarkNoted) -> Result<(), Refusal> {
+        let is_meant =
+            |last: &Standing| last.number == number && last.receipt.is_some() && !last.is_noted;
+        if turn.state().last.as_ref().is_some_and(is_meant) {
+            turn.record(FreezeEvent::ReceiptNoted(ReceiptNoted {}));
         }
         Ok(())
     }
 }
 
 /// Lets a target go on. Answers a repetition alike. 409 `not_frozen` when it never was frozen, and
-/// `still_stopping` before it has its receipt.
+/// `still_stopping` before it has its receipt, and the tenant's chain tells it.
 pub struct Resume {
     /// Why.
     pub reason: String,
@@ -487,7 +549,7 @@ impl Handle<Resume> for Freeze {
         if last.resumed.is_some() {
             return Ok(last);
         }
-        if last.receipt.is_none() {
+        if last.is_pending() {
             let message = "what runs is still being stopped; try again";
             return Err(Refusal::conflict("still_stopping", message).retry_after(1_000));
         }
@@ -496,6 +558,22 @@ impl Handle<Resume> for Freeze {
         let resumed = turn.state().last.clone().ok_or_else(not_frozen)?;
         turn.effect(FreezeEffect::Lift(Box::new(resumed.clone())));
         Ok(resumed)
+    }
+}
+
+/// Changes nothing: what an answer that is to be recorded rides on.
+pub struct Conclude;
+
+impl Command for Conclude {
+    const NAME: &'static str = "conclude";
+    const ESSENTIAL: bool = true;
+}
+
+impl Handle<Conclude> for Freeze {
+    type Reply = ();
+
+    fn handle(_: &mut Turn<'_, Self>, _: Conclude) -> Result<(), Refusal> {
+        Ok(())
     }
 }
 
@@ -513,6 +591,13 @@ mod tests {
     fn finish(number: u64, cancelled: u64) -> Finish {
         let tally = Tally { calls_cancelled: cancelled, ..Tally::default() };
         Finish { number, tally, cards: 2 }
+    }
+
+    /// Frozen, tried again, stopped with three calls, and told.
+    fn noted_once() -> Given<Freeze> {
+        let given = Given::<Freeze>::nothing().when(begin("first")).then();
+        let given = given.later_ms(RETRY_MS).when_due().then().when(finish(1, 3)).then();
+        given.when(MarkNoted { number: 1 }).then()
     }
 
     fn resume() -> Resume {
@@ -533,8 +618,17 @@ mod tests {
         let given = Given::<Freeze>::nothing().when(begin("first")).then();
         let then = given.later_ms(RETRY_MS).when_due();
         assert_eq!((then.events.len(), then.effects.len()), (1, 1), "tried again");
-        let given = then.given.when(finish(1, 3)).then();
-        let given = given.when(finish(1, 9)).then();
+        let then = then.given.when(finish(1, 3));
+        assert!(matches!(then.effects[..], [FreezeEffect::Note(_)]));
+        let then = then.then().when(finish(1, 9));
+        assert!(then.events.is_empty() && then.given.state().is_pending());
+        let (code, given) = then.given.when(resume()).refused();
+        assert_eq!(code, "still_stopping");
+        let then = given.later_ms(RETRY_MS).when_due();
+        assert!(matches!(then.effects[..], [FreezeEffect::Note(_)]), "told again, not stopped");
+        let given = then.then().when(MarkNoted { number: 1 }).then();
+        assert!(given.when(MarkNoted { number: 1 }).events.is_empty());
+        let given = noted_once();
         let receipt = given.state().outcome().unwrap().receipt.unwrap();
         assert_eq!((receipt.tally.calls_cancelled, receipt.took_ms), (3, RETRY_MS));
         assert_eq!(receipt.cards_voided, 2);
@@ -548,7 +642,7 @@ mod tests {
         assert!(then.events.is_empty());
         let given = then.given.when(begin("again")).then();
         assert!(given.state().outcome().is_none(), "another freeze, another receipt");
-        let given = given.when(finish(1, 1)).then();
+        let given = given.when(finish(1, 1)).then().when(MarkNoted { number: 1 }).then();
         assert!(given.state().is_pending(), "news of the first one says nothing of the second");
     }
 

@@ -3,11 +3,14 @@
 //! The order in which a freeze stops things: first nothing new comes in (credentials, calls,
 //! reminders, mails), then what is under way is stopped or ends, then what it held is released. A
 //! tenant that floods cannot keep it from being done: nothing of it waits behind the tenant's own
-//! requests but one essential command of its wallet, which has a reserve, and is asked again.
+//! requests but one essential command of its wallet, which has a reserve, and is asked again. With
+//! a tenant its sandboxes stand still.
 //!
 //! Deliberate limits
 //! - A user's or an app's requests that are no calls are not waited for: they end by themselves.
-//! - Holds of calls that a crash cut off stay open until the target goes on; then they expire.
+//! - Holds of calls that a crash cut off before they went outside stay open until the target goes
+//!   on; then they expire.
+//! - What is held in a sandbox stays held: it buys nothing outside.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -117,8 +120,7 @@ impl Freezer {
         let (freezes, address) = (system.directory::<Freeze>(), Freeze::address(&target));
         let is_frozen = |it: &Freeze| it.last().is_some_and(|last| last.resumed.is_none());
         if !freezes.look(&address, origin.clone(), is_frozen).await? {
-            let act = act(&target, "freeze", &reason);
-            operator_act::note(system, home_of(home), act, origin.clone()).await?;
+            announce(system, home, act(&target, "freeze", &reason), &origin).await?;
             let begin = Begin { target, home, class, reason };
             freezes.ask(&address, begin, origin.clone()).await?;
         }
@@ -137,8 +139,7 @@ impl Freezer {
         let (freezes, address) = (system.directory::<Freeze>(), Freeze::address(target));
         let present = freezes.look(&address, origin.clone(), |it| it.last().cloned()).await?;
         if present.is_some_and(|last| last.resumed.is_none() && last.receipt.is_some()) {
-            let act = act(target, "resume", &reason);
-            operator_act::note(system, home_of(home), act, origin.clone()).await?;
+            announce(system, home, act(target, "resume", &reason), &origin).await?;
         }
         let standing = freezes.ask(&address, Resume { reason }, origin).await?;
         // The entity's effect does the same a moment later.
@@ -164,20 +165,22 @@ impl Freezer {
     /// From now on nothing new of a target comes in.
     fn shut(&self, system: &System, target: &Target, number: u64, class: ReasonClass) {
         self.frozen.freeze(target.clone(), number, class);
-        if let Target::Tenant(tenant) = target
-            && self.frozen.class_of(target).is_some()
-        {
-            system.reminders().pause(home_of(*tenant));
+        let Target::Tenant(tenant) = target else { return };
+        for tenant in self.frozen.with_copies(*tenant) {
+            if self.frozen.class_of_tenant(tenant).is_some() {
+                system.reminders().pause(home_of(tenant));
+            }
         }
     }
 
     /// Lets a target in again.
     pub(crate) fn lift(&self, system: &System, standing: &Standing) {
         self.frozen.lift(standing.target.clone(), standing.number);
-        if let Target::Tenant(tenant) = &standing.target
-            && self.frozen.class_of(&standing.target).is_none()
-        {
-            system.reminders().go_on(home_of(*tenant));
+        let Target::Tenant(tenant) = &standing.target else { return };
+        for tenant in self.frozen.with_copies(*tenant) {
+            if self.frozen.class_of_tenant(tenant).is_none() {
+                system.reminders().go_on(home_of(tenant));
+            }
         }
     }
 
@@ -194,17 +197,28 @@ impl Freezer {
         let cancelled = self.stop_calls(target, *class, &mut tally).await;
         let cards = void_cards(system, target, &mut tally, origin).await?;
         if let Target::Tenant(tenant) = target {
-            tally.requests_left = self.wait_for_requests(*tenant).await;
+            let tenants = self.frozen.with_copies(*tenant);
+            tally.requests_left = self.wait_for_requests(&tenants).await;
             let released = release_holds(system, *tenant, cancelled, &mut tally, origin).await;
             // What does not come to itself is told, and keeps nothing else from being stopped.
             tally.wallet_refused = released.err().map(|refusal| refusal.code);
         }
-        let home = standing.home;
-        if home != TenantId::SYSTEM {
-            let done = act(target, "frozen", &summary(&tally, cards));
-            operator_act::note_as(system, home, standing.note, done, origin.clone()).await?;
-        }
         Ok((tally, cards))
+    }
+
+    /// Tells in the chain of the target's tenant what was stopped. May be repeated.
+    pub(crate) async fn tell(
+        &self,
+        system: &System,
+        standing: &Standing,
+        origin: &Origin,
+    ) -> Result<(), Refusal> {
+        let Some(receipt) = &standing.receipt else { return Ok(()) };
+        if standing.home == TenantId::SYSTEM || is_erased(system, standing.home).await? {
+            return Ok(());
+        }
+        let done = act(&standing.target, "frozen", &summary(&receipt.tally, receipt.cards_voided));
+        operator_act::note_as(system, standing.home, standing.note, done, origin.clone()).await
     }
 
     /// Stops the target's calls. Answers those of which nothing will be recorded.
@@ -214,8 +228,12 @@ impl Freezer {
         class: ReasonClass,
         tally: &mut Tally,
     ) -> Vec<CallId> {
+        let tenants = match target {
+            Target::Tenant(tenant) => self.frozen.with_copies(*tenant),
+            _ => Vec::new(),
+        };
         let meant = |flying: &Flying| match target {
-            Target::Tenant(tenant) => flying.tenant == *tenant,
+            Target::Tenant(_) => tenants.contains(&flying.tenant),
             Target::User(user) => flying.user == Some(*user),
             Target::App(app) => flying.app == *app,
         };
@@ -242,11 +260,11 @@ impl Freezer {
     }
 
     /// Waits until what had been let in before has ended. Says how many requests have not.
-    async fn wait_for_requests(&self, tenant: TenantId) -> u64 {
+    async fn wait_for_requests(&self, tenants: &[TenantId]) -> u64 {
         let Some(traffic) = self.traffic.get() else { return 0 };
         let deadline = Instant::now() + REQUESTS_LIMIT;
         loop {
-            let left = traffic.in_flight(tenant);
+            let left = tenants.iter().map(|tenant| traffic.in_flight(*tenant)).sum();
             if left == 0 || Instant::now() >= deadline {
                 return left;
             }
@@ -269,6 +287,27 @@ fn home(system: &System, target: &Target) -> Result<TenantId, Refusal> {
     };
     let missing = || Refusal::not_found(target.kind());
     found.map(|Home(tenant)| TenantId(tenant)).ok_or_else(missing)
+}
+
+/// Notes what an operator is about to do, in the chain of the tenant whose business it is, unless
+/// that was erased, and in the platform's.
+async fn announce(
+    system: &System,
+    home: TenantId,
+    act: Noted,
+    origin: &Origin,
+) -> Result<(), Refusal> {
+    let home = if is_erased(system, home).await? { TenantId::SYSTEM } else { home };
+    operator_act::note(system, home_of(home), act, origin.clone()).await
+}
+
+/// Whether a tenant was erased: nothing may be written in its chain any more, under a new key.
+async fn is_erased(system: &System, tenant: TenantId) -> Result<bool, Refusal> {
+    let (tenants, origin) = (system.directory::<Tenant>(), system.system_origin());
+    match tenants.look(&Tenant::address(tenant), origin, |_| ()).await {
+        Err(refusal) if refusal.is_erased() => Ok(true),
+        looked => looked.map(|()| false),
+    }
 }
 
 /// Nobody locks everybody out, or themselves.
@@ -364,5 +403,70 @@ async fn release_holds(
             }
             Err(refusal) => return Err(refusal),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use extensions::Settings;
+    use persistence::{EngineKind, Journal, KeyId, MasterKey, Options};
+    use supervision::SystemOptions;
+    use supervision::address::TENANT_KEY_CLASS;
+
+    use super::*;
+
+    const ACME: TenantId = TenantId(50);
+
+    fn system() -> Arc<System> {
+        let options = Options { engine: EngineKind::Memory, ..Options::new("") };
+        let journal = Journal::open(options, &MasterKey::from_bytes([7; 32])).unwrap();
+        let (extensions, frozen) =
+            (Extensions::new(Settings::default(), Apps::new(), Vec::new()), Arc::default());
+        let builder = System::builder(SystemOptions::new(journal)).kind::<Tenant>();
+        let builder = billing::register(activity::register(builder));
+        crate::register(builder).port(Freezer::new(extensions, frozen)).start()
+    }
+
+    /// How many records the tenant's chain has.
+    fn records(system: &System) -> u64 {
+        system.journal().chain_head(home_of(ACME)).unwrap().chain_seq
+    }
+
+    #[tokio::test]
+    async fn a_freeze_ends_though_its_tenant_is_erased_before_it_was_told() {
+        let system = system();
+        let origin = system.system_origin();
+        let (name, owner_role) = ("Acme".to_owned(), "owner".to_owned());
+        let create = identity::tenant::Create {
+            id: ACME,
+            name,
+            owner: UserId(5),
+            owner_role,
+            direct: false,
+        };
+        let tenants = system.directory::<Tenant>();
+        tenants.ask(&Tenant::address(ACME), create, origin.clone()).await.unwrap();
+        let key = KeyId { class: TENANT_KEY_CLASS, id: ACME.0 };
+        system.journal().keys().erase_all(&[key]).unwrap();
+        system.forget([key].into()).await;
+        let before = records(&system);
+
+        let target = Target::Tenant(ACME);
+        let begin = Begin {
+            target: target.clone(),
+            home: ACME,
+            class: ReasonClass::Legal,
+            reason: "for the test".to_owned(),
+        };
+        let freezes = system.directory::<Freeze>();
+        let address = Freeze::address(&target);
+        freezes.ask(&address, begin, origin.clone()).await.unwrap();
+        let standing = freezes.wait(&address, origin.clone()).await.unwrap();
+        assert!(standing.receipt.is_some());
+        let freezer = system.port::<Freezer>();
+        let resumed = freezer.resume(&system, &target, "it is over".to_owned(), origin).await;
+        assert!(resumed.unwrap().resumed.is_some());
+        assert_eq!(records(&system), before, "nothing is written under a new key");
+        assert_eq!(system.journal().keys().number_of(key), None);
     }
 }

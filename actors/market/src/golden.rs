@@ -202,6 +202,7 @@ fn freeze_samples() -> Vec<FreezeEvent> {
         FreezeEvent::StoppingRetried(StoppingRetried {}),
         FreezeEvent::AllStopped(AllStopped { tally }),
         FreezeEvent::CardsVoided(CardsVoided { cards: 1 }),
+        FreezeEvent::ReceiptNoted(ReceiptNoted {}),
         FreezeEvent::Resumed(Resumed { reason: text("changed"), by: text("user/operator") }),
     ]
 }

@@ -67,6 +67,7 @@ pub fn tell_earnings(source: &mut Source<'_>) -> Vec<Telling> {
 
 fn item(app: Option<String>, tool: &str, action_type: ActionType) -> Vec<ActionItem> {
     vec![ActionItem {
+        confirmation: None,
         app_id: app,
         tool_name: tool.to_owned(),
         action_type,

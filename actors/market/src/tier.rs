@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 
-use billing::wallet::{Debit, Reason, Wallet, wallet_address};
+use billing::wallet::{Debit, Spender, Reason, Wallet, wallet_address};
 use serde::{Deserialize, Serialize};
 use supervision::{
     Address, Command, Handle, Origin, Refusal, Retried, System, Timestamp, Turn, retry,
@@ -126,7 +126,7 @@ pub(crate) async fn pay(
         amount,
         reason: Reason::Action,
         description: Some(format!("Developer tier {} for a year", order.tier.name())),
-        app: None,
+        spender: Spender::default(),
     };
     let wallets = system.directory::<Wallet>();
     let debited = wallets.ask(&wallet_address(tenant), debit, origin.clone()).await;

@@ -16,6 +16,7 @@
 //! | `confirmation` | no | waits for somebody here; what was held for it lapses there |
 //! | `claim`, `mail`, `sign_up`, `new_tenant` | no | the installation's |
 //! | `numbers`, `signing_keys`, `operator_act` | no | the installation's |
+//! | `agency`, `agency_member` | no | the installation's |
 //! | `tenant_import`, `sandbox`, `sandboxes` | no | about the installation |
 //! | `listing`, `install`, `earnings` | no | reviews, installs and payouts of the installation |
 //!

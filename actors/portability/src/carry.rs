@@ -1,17 +1,14 @@
-//! Carrying an import out: telling the records again, planting the entities, and letting the
-//! members know. Every step may be repeated, so that a start goes on where the last process ended.
+//! Carrying an import out: making the members who are not here, telling the records again, planting
+//! the entities, and letting the members know. Every step may be repeated, so that a start goes on where the last process ended.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use extensions::Apps;
-use identity::claim::{
-    Claim, ClaimKey, ClaimTarget, Confirm, EmailAddress, Namespace, Reserve, claim_address,
-};
+use identity::claim::{Claim, ClaimKey, ClaimTarget, Confirm, Namespace, Reserve, claim_address};
 use identity::membership::TENANT_NAMES;
 use identity::tenant::{Arrive, Tenant};
-use identity::user::{AuthMethod, Create, User};
 use market::Storefront;
 use market::developer::{Developer, NICKNAME, Profile};
 use persistence::tenant_file::ExportKey;
@@ -20,18 +17,17 @@ use serde_json::json;
 use supervision::address::{Place, TENANT_KEY_CLASS};
 use supervision::transplant::Retold;
 use supervision::{Address, Entity, Origin, Refusal, System};
-use types::{JsonBytes, TenantId, home_of};
+use types::{TenantId, home_of};
 
 use crate::carried::Route;
 use crate::examine::{address_name, arriving, each_part, header_of, read_members};
 use crate::export::tenant_state;
-use crate::parts::{CarriedRecord, Member};
+use crate::parts::CarriedRecord;
 use crate::problems;
+use crate::reserving::Comers;
 use crate::sandbox::{Open, Sandbox};
 use crate::service::{Portability, staged};
-use crate::tenant_import::{
-    Arrival, Begun, MarkPlanted, Note, Noted, Original, Planted, TenantImport,
-};
+use crate::tenant_import::{Begun, MarkPlanted, Note, Noted, Original, Planted, TenantImport};
 
 /// What the key of a staged file is sealed with: the import's own.
 pub(crate) fn key_context(id: u128) -> [u8; 16] {
@@ -194,21 +190,23 @@ impl Portability {
         let begun = begun.ok_or_else(|| Refusal::not_found("import"))?;
         let Some(_running) = self.run(begun.id) else { return Ok(false) };
         let (path, key) = (staged(system, begun.id)?, open_key(system, &begun)?);
-        if planted.is_none() {
-            let planted = self.tell(system, address, origin, &begun, (&path, &key)).await?;
-            imports.ask(address, MarkPlanted(planted), origin.clone()).await?;
-        }
         let members = {
             let (path, key) = (path.clone(), key.clone());
             blocking(move || read_members(&path, &key).map(|(_, members)| members)).await?
         };
-        for arrival in &begun.arrivals {
-            make(system, begun.tenant, arrival, &members, origin).await?;
+        // Before anything of the tenant is there: from here on nobody else can have an address.
+        let comers = Comers::new(system, begun.tenant, &begun.arrivals, &members)?;
+        comers.secure(origin).await?;
+        comers.make(origin).await?;
+        if planted.is_none() {
+            let planted = self.tell(system, address, origin, &begun, (&path, &key)).await?;
+            imports.ask(address, MarkPlanted(planted), origin.clone()).await?;
         }
         if let Some(name) = &begun.sandbox {
             let open = Open { tenant: begun.tenant, of: begun.source.tenant, name: name.clone() };
             let sandboxes = system.directory::<Sandbox>();
             sandboxes.ask(&Sandbox::address(begun.tenant), open, origin.clone()).await?;
+            self.bind(system, begun.tenant, begun.source.tenant);
             system.set_own_time(home_of(begun.tenant), 0);
         }
         settle_names(system, &begun, &self.apps, origin).await?;
@@ -227,7 +225,6 @@ impl Portability {
         let tenants = system.directory::<Tenant>();
         tenants.ask(&Tenant::address(begun.tenant), arrive, origin.clone()).await?;
         self.identity.tell_members(begun.tenant, origin.clone()).await?;
-        let _ = std::fs::remove_file(&path);
         Ok(true)
     }
 
@@ -251,40 +248,6 @@ pub(crate) async fn blocking<R: Send + 'static>(
 ) -> Result<R, Refusal> {
     let done = tokio::task::spawn_blocking(run).await;
     done.map_err(|error| problems::failed("a step", &error))?
-}
-
-/// Makes a user who was not here: without a password, so that the first thing is to set one by a
-/// mail to the address, which shows at once whose it is.
-async fn make(
-    system: &System,
-    tenant: TenantId,
-    arrival: &Arrival,
-    members: &[Member],
-    origin: &Origin,
-) -> Result<(), Refusal> {
-    let Some(membership) = arrival.made_as.clone() else { return Ok(()) };
-    let member = members.iter().find(|member| member.user == arrival.old);
-    let missing = || problems::unfit(&"a member's address is missing");
-    let member = member.ok_or_else(missing)?;
-    let (user, email) = (arrival.new, EmailAddress::new(&member.email)?);
-    let claim = email.claim(&system.port::<ClaimKey>());
-    let claims = system.directory::<Claim>();
-    claims.ask(&claim, Reserve { holder: user.0 }, origin.clone()).await?;
-    let create = Create {
-        id: user,
-        home: tenant,
-        membership,
-        email: email.as_str().to_owned(),
-        name: member.name.clone(),
-        password: None,
-        auth_method: AuthMethod::Password,
-        email_verified: false,
-        attributes: JsonBytes::default(),
-    };
-    let users = system.directory::<User>();
-    users.ask(&User::address(user, tenant), create, origin.clone()).await?;
-    let confirm = Confirm { holder: user.0, target: ClaimTarget { user, tenant } };
-    claims.ask(&claim, confirm, origin.clone()).await
 }
 
 /// Takes the names that the tenant and its developers have, and lets its apps be read anew.
@@ -345,7 +308,7 @@ async fn take(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::path::PathBuf;
 
     use billing::wallet::{Grant, Kind, Reason, Wallet, ledger_sum, wallet_address};
@@ -365,12 +328,12 @@ mod tests {
     const ACME: TenantId = TenantId(0x0190_0000_0000_7000_8000_0000_0000_0005);
     const ADA: UserId = UserId(ACME.0);
 
-    struct World {
-        system: Arc<System>,
-        portability: Arc<Portability>,
+    pub(crate) struct World {
+        pub(crate) system: Arc<System>,
+        pub(crate) portability: Arc<Portability>,
     }
 
-    async fn world(folder: &Path) -> World {
+    pub(crate) async fn world(folder: &Path) -> World {
         let master = MasterKey::from_bytes([7; 32]);
         let journal = Journal::open(Options::new(folder), &master).unwrap();
         let hasher = Hasher::start(PasswordPolicy::default()).unwrap();
@@ -462,7 +425,9 @@ mod tests {
         system.journal().verify_chain(home_of(ACME)).unwrap();
         let verified = verify_import(&system, address.place()).unwrap();
         assert_eq!(verified, Some(Verified { originals: 9, carried: 9 }));
-        assert!(!staged(&system, id).unwrap().exists(), "the file has gone");
+        while staged(&system, id).unwrap().exists() {
+            tokio::task::yield_now().await;
+        }
         system.stop().await;
     }
 }

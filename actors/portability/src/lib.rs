@@ -3,11 +3,13 @@
 //! [`export`] writes a tenant's chain into a file ([`persistence::tenant_file`]); the private
 //! `carried` says, kind by kind, what goes along. [`tenant_import`] is the process of coming here:
 //! the file is read through before anything is written (`examine`), and then told again record by
-//! record (`carry`). [`history`] verifies the old chain. [`sandbox`] is copies with their own
-//! clocks. [`service::Portability`] is what the gateway and the command line call.
+//! record (`carry`), once its members' addresses are theirs (`reserving`). [`history`] verifies the
+//! old chain. [`sandbox`] is copies with their own clocks; [`copies`] says what becomes of them when
+//! their tenant is frozen or erased. [`service::Portability`] is what the gateway and the command line call.
 
 mod carried;
 mod carry;
+pub mod copies;
 mod examine;
 pub mod export;
 #[cfg(test)]
@@ -15,9 +17,12 @@ mod golden;
 pub mod history;
 mod parts;
 mod problems;
+mod reserving;
 pub mod sandbox;
 pub mod service;
 pub mod tenant_import;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -15,7 +15,7 @@
 //! - The credits in it are a copy and buy nothing outside: what its wallet owes to apps is nobody's
 //!   earning. Tokens are measured by the real clock, sessions by the sandbox's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use identity::tenant::Tenant;
@@ -28,7 +28,7 @@ use supervision::{
 use types::{TenantId, base32, home_of, owner_of_tenant};
 
 use crate::carry::blocking;
-use crate::export::{Order, export, tenant_state};
+use crate::export::{Order, export};
 use crate::service::{Portability, new_key, source};
 
 /// How many sandboxes of one tenant may be switched on.
@@ -87,6 +87,11 @@ impl Sandbox {
     /// Where the mark of a tenant lives, if it is a sandbox.
     pub fn address(tenant: TenantId) -> Address<Self> {
         address(tenant)
+    }
+
+    /// Which tenant it is, and whose copy; `None` for no sandbox.
+    pub fn copy_of(&self) -> Option<(TenantId, TenantId)> {
+        self.opened.as_ref().map(|opened| (opened.tenant, opened.of))
     }
 
     /// How far the clock is ahead, in milliseconds; `None` for no sandbox.
@@ -190,6 +195,8 @@ pub struct Sandboxes {
     /// Those that were begun and are not known to be over.
     all: BTreeMap<TenantId, String>,
     ever: u64,
+    /// Those that are over: what there is of them goes when the tenant is erased.
+    past: BTreeSet<TenantId>,
 }
 
 /// A sandbox is about to be made.
@@ -223,10 +230,16 @@ impl Sandboxes {
     pub fn address(tenant: TenantId) -> Address<Self> {
         address(tenant)
     }
+
+    /// All that were ever begun.
+    pub(crate) fn ever(&self) -> Vec<TenantId> {
+        self.all.keys().chain(&self.past).copied().collect()
+    }
 }
 
 impl Entity for Sandboxes {
     const KIND: &'static str = "sandboxes";
+    const SNAPSHOT_VERSION: u16 = 2;
     type Event = SandboxesEvent;
     type Effect = NoEffect;
 
@@ -238,6 +251,7 @@ impl Entity for Sandboxes {
             }
             SandboxesEvent::SandboxOver(over) => {
                 self.all.remove(&over.sandbox);
+                self.past.insert(over.sandbox);
             }
         }
     }
@@ -248,10 +262,10 @@ impl Entity for Sandboxes {
 }
 
 /// Counts a new sandbox, and those that are over no more. 409 `too_many_sandboxes`.
-struct Count {
-    sandbox: TenantId,
-    name: String,
-    over: Vec<TenantId>,
+pub(crate) struct Count {
+    pub(crate) sandbox: TenantId,
+    pub(crate) name: String,
+    pub(crate) over: Vec<TenantId>,
 }
 
 impl Command for Count {
@@ -336,19 +350,32 @@ impl Portability {
         }
         let incoming = self.copy_place(system)?;
         let (sandbox, sandboxes) = (TenantId(system.new_id()), system.directory::<Sandboxes>());
+        // From before it counts, so that nobody takes it for one that was given up.
+        let _making = self.run(sandbox.0);
         let counting = Sandboxes::address(of);
         let known = |it: &Sandboxes| it.all.keys().copied().collect();
         let known: Vec<TenantId> = sandboxes.look(&counting, origin.clone(), known).await?;
-        let reading = system.clone();
-        let over = blocking(move || Ok(over(&reading, known))).await?;
+        let (me, reading) = (system.port::<Self>(), system.clone());
+        let over = blocking(move || Ok(me.over(&reading, known))).await?;
         let count = Count { sandbox, name: name.clone(), over };
         sandboxes.ask(&counting, count, origin.clone()).await?;
-        let copied = self.copy(system, (of, sandbox), name, at, incoming.path(), &origin).await;
+        let copied = match self.check_on(of).await {
+            Ok(()) => self.copy(system, (of, sandbox), name, at, incoming.path(), &origin).await,
+            Err(refusal) => Err(refusal),
+        };
         if let Err(refusal) = copied {
             let _ = sandboxes.ask(&counting, Uncount { sandbox }, origin).await;
             return Err(refusal);
         }
         Ok(sandbox)
+    }
+
+    /// 409 `tenant_inactive` once a tenant is switched off. Asked after a sandbox was counted: so
+    /// an erasure, which switches its tenant off and then looks for sandboxes, misses none.
+    async fn check_on(&self, of: TenantId) -> Result<(), Refusal> {
+        let is_on = self.identity.look_tenant(of, Tenant::is_active).await?;
+        let refusal = || Refusal::conflict("tenant_inactive", "the tenant is switched off");
+        is_on.unwrap_or_default().then_some(()).ok_or_else(refusal)
     }
 
     async fn copy(
@@ -381,15 +408,6 @@ impl Portability {
         }
         Ok(())
     }
-}
-
-/// Those that are switched off, or were never made: a sandbox that is being made is neither.
-fn over(system: &System, known: Vec<TenantId>) -> Vec<TenantId> {
-    let is_over = |sandbox: &TenantId| match tenant_state(system, *sandbox) {
-        Ok(state) => !Tenant::is_active(&state),
-        Err(refusal) => refusal.is_erased(),
-    };
-    known.into_iter().filter(is_over).collect()
 }
 
 #[cfg(test)]
@@ -445,5 +463,6 @@ mod tests {
         assert_eq!(given.state().all.len(), SANDBOXES_MAX);
         let given = given.when(Uncount { sandbox: TenantId(9) }).then();
         assert_eq!(given.state().all.len(), SANDBOXES_MAX - 1);
+        assert_eq!(given.state().ever(), [2, 3, 1, 9].map(TenantId), "none is forgotten");
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Files that are on their way lie in the folder [`FOLDER`] of the data folder: `out-` those that
 //! are being answered, `up-` those that are arriving, `in-` those of imports that have begun. The
-//! first two mean nothing after a restart; the last are what the next start goes on with.
+//! first two mean nothing after a restart; the last are what the next start goes on with, where
+//! their imports have not ended.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -16,6 +17,7 @@ use identity::Identity;
 use identity::claim::{Claim, ClaimKey, EmailAddress};
 use identity::user::User;
 use parking_lot::Mutex;
+use persistence::Record;
 use persistence::tenant_file::{ExportKey, Manifest};
 use supervision::{Address, Class, Entity, Origin, Refusal, System};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -27,6 +29,7 @@ use crate::examine::{check_free, examine, read_members};
 use crate::export::{Exported, Order, export};
 use crate::parts::Member;
 use crate::problems;
+use crate::reserving::Comers;
 use crate::tenant_import::{Arrival, Begin, Begun, SealedKey, Source, TenantImport};
 
 /// How many exports are written or answered at a time.
@@ -35,6 +38,8 @@ pub const EXPORTS_MAX: usize = 2;
 pub const IMPORTS_MAX: usize = 1;
 /// How many sandboxes are copied at a time.
 pub const COPIES_MAX: usize = 2;
+/// How many records those imports of a tenant may have that came to nothing.
+const TRIES_RECORDS_MAX: usize = 1_000;
 /// The folder, in the data folder, of files that are on their way.
 pub const FOLDER: &str = "tenants";
 const STAGED: &str = "in-";
@@ -49,7 +54,7 @@ pub struct Portability {
     running: Mutex<HashSet<u128>>,
 }
 
-/// An import at work; no other run of the same begins while it lives.
+/// An import or a copy at work; no other run of the same begins while it lives.
 pub(crate) struct Running<'a> {
     running: &'a Mutex<HashSet<u128>>,
     id: u128,
@@ -131,6 +136,13 @@ pub(crate) fn staged(system: &System, id: u128) -> Result<PathBuf, Refusal> {
     path_in(system, STAGED, id)
 }
 
+/// Takes away the file of an import that is over.
+pub(crate) fn drop_staged(system: &System, import: &str) {
+    if let Ok(folder) = folder(system) {
+        let _ = std::fs::remove_file(folder.join(format!("{STAGED}{import}")));
+    }
+}
+
 fn busy(what: &str) -> Refusal {
     Refusal::new(Class::Busy, "busy", format!("too many {what} at a time; try again"))
         .retry_after(5_000)
@@ -158,13 +170,21 @@ impl Portability {
         })
     }
 
-    /// Takes away what a process that ended has left of files that were not imports yet.
+    /// Takes away what a process that ended has left of files that no import goes on with.
     pub fn clear(system: &System) {
         let folder = system.journal().folder().map(|folder| folder.join(FOLDER));
         let entries = folder.and_then(|folder| std::fs::read_dir(folder).ok());
         for entry in entries.into_iter().flatten().flatten() {
-            let is_staged = entry.file_name().to_string_lossy().starts_with(STAGED);
-            if !is_staged && std::fs::remove_file(entry.path()).is_err() {
+            let name = entry.file_name();
+            let import = name.to_str().and_then(|name| name.strip_prefix(STAGED));
+            let place = import.and_then(|id| system.locate(TenantImport::KIND, id));
+            let import = place.map(|place| system.directory::<TenantImport>().replay(&place));
+            // One that cannot be read now may be read once an operator has seen to it.
+            let is_needed = import.is_some_and(|import| match import {
+                Ok(import) => import.is_pending(),
+                Err(refusal) => !refusal.is_erased(),
+            });
+            if !is_needed && std::fs::remove_file(entry.path()).is_err() {
                 tracing::warn!(path = %entry.path().display(), "a left-over file stays");
             }
         }
@@ -175,6 +195,11 @@ impl Portability {
         let is_first = running.lock().insert(id);
         // Made only then: dropping one takes the id away.
         is_first.then(|| Running { running, id })
+    }
+
+    /// Whether this process is at work on it.
+    pub(crate) fn is_running(&self, id: u128) -> bool {
+        self.running.lock().contains(&id)
     }
 
     /// Exports a tenant into a file that is ready to be read. 404 without such a tenant, 409
@@ -246,10 +271,15 @@ impl Portability {
         for (arrival, is_here) in &mut arrivals {
             arrival.made_as = found.tenant.membership(arrival.new).filter(|_| !*is_here);
         }
+        if system.journal().is_low_on_space() {
+            return Err(Refusal::low_space());
+        }
         let here = arrivals.iter().filter(|(_, is_here)| *is_here).count();
         let arrivals: Vec<Arrival> = arrivals.into_iter().map(|(arrival, _)| arrival).collect();
         let made = arrivals.iter().filter(|it| it.made_as.is_some()).count();
         let source = source(&found.manifest);
+        // From here on nobody signs up with the address of one who comes.
+        Comers::new(system, tenant, &arrivals, &members)?.reserve(&origin).await?;
         let begun = self.begun(system, &key, tenant, source, arrivals)?;
         let path = incoming.path.clone();
         let planted = self.begin(system, begun, path, origin).await?;
@@ -285,7 +315,10 @@ impl Portability {
         moved.await?;
         let imports = system.directory::<TenantImport>();
         imports.ask(&address, Begin(begun), origin.clone()).await?;
-        imports.wait(&address, origin).await?
+        let outcome = imports.wait(&address, origin).await?;
+        // The process does the same a moment later.
+        drop_staged(system, address.id());
+        outcome
     }
 }
 
@@ -309,16 +342,34 @@ pub(crate) fn source(manifest: &Manifest) -> Source {
     }
 }
 
-/// 409 when there is, or was, a tenant of this id.
+/// 409 when there is, or was, a tenant of this id. Imports that ended before anything of it was
+/// there are no obstacle.
 fn check_new(system: &System, tenant: TenantId) -> Result<(), Refusal> {
     if tenant == TenantId::SYSTEM {
         return Err(problems::unfit(&"it is an installation's own tenant"));
     }
-    let head = system.journal().chain_head(home_of(tenant));
-    let head = head.map_err(|error| problems::failed("reading a chain", &error))?;
     let message = "there is, or was, a tenant with this id here; an id is never used again";
     let exists = || Refusal::conflict("tenant_exists", message);
-    (head.chain_seq == 0).then_some(()).ok_or_else(exists)
+    is_unused(system, tenant)?.then_some(()).ok_or_else(exists)
+}
+
+/// Whether nothing but imports that failed stands in a tenant's chain.
+fn is_unused(system: &System, tenant: TenantId) -> Result<bool, Refusal> {
+    let records = system.journal().read_chain(home_of(tenant), 1, false, TRIES_RECORDS_MAX + 1);
+    let records = records.map_err(|error| problems::failed("reading a chain", &error))?;
+    let mut imports = HashSet::new();
+    for Record { header, .. } in &records {
+        let Some((TenantImport::KIND, id)) = header.stream.as_str().split_once('/') else {
+            return Ok(false);
+        };
+        imports.insert(id.to_owned());
+    }
+    let has_failed = |id: &String| {
+        let place = system.locate(TenantImport::KIND, id);
+        let import = place.map(|place| system.directory::<TenantImport>().replay(&place));
+        matches!(import, Some(Ok(it)) if it.has_failed() && it.planted().is_none())
+    };
+    Ok(records.len() <= TRIES_RECORDS_MAX && imports.iter().all(has_failed))
 }
 
 /// 409 `member_unverified` when somebody chose a password for this account and never showed that
@@ -341,13 +392,8 @@ async fn arrivals(system: &System, members: &[Member]) -> Result<Vec<(Arrival, b
     let mut arrivals = Vec::new();
     for member in members {
         let claim = EmailAddress::new(&member.email)?.claim(&key);
-        let now = system.clock().now();
-        let look = move |claim: &Claim| (claim.confirmed(), claim.holder(now).is_some());
-        let (found, is_held) = claims.look(&claim, system.system_origin(), look).await?;
-        if found.is_none() && is_held {
-            // Somebody is signing up with this address at this moment.
-            return Err(Refusal::busy());
-        }
+        // One that somebody is signing up with at this moment is lost when it is to be reserved.
+        let found = claims.look(&claim, system.system_origin(), Claim::confirmed).await?;
         if let Some((_, target)) = found {
             check_is_own(system, User::address(target.user, target.tenant)).await?;
         }

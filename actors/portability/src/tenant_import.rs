@@ -10,6 +10,7 @@
 //! Invariants
 //! - The old records are noted in their order, each once.
 //! - It ends once. Until then every start goes on with it, from the file that lies beside the data.
+//! - One that ends because an address was taken has written nothing but that; it may come again.
 //!
 //! Deliberate limits
 //! - That a payload is the one whose digest stands here, the one who imports it has to believe: it
@@ -24,7 +25,7 @@ use supervision::{
 };
 use types::{TenantId, UserId, base32, home_of, owner_of_tenant, rfc3339};
 
-use crate::service::Portability;
+use crate::service::{Portability, drop_staged};
 
 /// When an import that has not ended is tried again, in milliseconds.
 const RETRY_MS: i64 = 5_000;
@@ -179,6 +180,11 @@ impl TenantImport {
         self.planted
     }
 
+    /// Whether it is over without what was to come.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.ended.as_ref().is_some_and(|ended| ended.refusal.is_some())
+    }
+
     /// How many records of the old chain are noted.
     #[cfg(test)]
     fn noted(&self) -> u64 {
@@ -238,8 +244,12 @@ impl Entity for TenantImport {
             }
             Err(refusal) => Ended { refusal: Some(refusal) },
         };
-        if let Err(refusal) = system.directory::<Self>().ask(&address, End(ended), origin).await {
-            tracing::debug!(%refusal, "the end of an import is not noted yet; it is tried again");
+        match system.directory::<Self>().ask(&address, End(ended), origin).await {
+            // Not before: until its end is durable it may have to be read once more.
+            Ok(()) => drop_staged(&system, address.id()),
+            Err(refusal) => {
+                tracing::debug!(%refusal, "the end of an import is not noted yet; it is tried again");
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use billing::sign_up::{Conclude, SignUp};
 use identity::login::{TokenLife, Tokens};
 use identity::tenant::NAME_CHARS_MAX;
 use serde::{Deserialize, Serialize};
-use supervision::{Begin, IdempotencyKey, Origin, Refusal};
+use supervision::Refusal;
 use types::{PlainText, TenantId, UserId, rfc3339};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -18,10 +18,11 @@ use utoipa_axum::routes;
 use super::auth::{
     Credentials, Newcomer, RefreshRequest, log_in, private, sign_up_newcomer, with_device_token,
 };
+use super::password::anonymous;
 use crate::app::App;
 use crate::authenticate::{Anyone, Member};
 use crate::extract::{BODY_BYTES_MAX, JsonBody, parse_json, parse_pairs, read_body};
-use crate::once::{self, Key};
+use crate::once::{self, Key, Once};
 use crate::openapi::tag;
 use crate::problem::Problem;
 
@@ -88,20 +89,13 @@ async fn register(
     let named =
         |name: Option<NameText>| name.map(PlainText::into_string).filter(|name| !name.is_empty());
     let (full_name, company) = (named(full_name), named(company));
-    let (tenant, principal) = (TenantId::SYSTEM.0, who.address.clone());
-    let key = key
-        .0
-        .map(|key| IdempotencyKey::new(tenant, &principal, "register_account", &key, &body.bytes));
-    // With a key the sign-up has the key's own id: a repetition finds it, whatever came between.
-    let user = key.as_ref().map_or_else(|| app.new_user(), |key| UserId(key.process_id()));
+    let key = key.of_stranger(&who.address, "register_account", &body.bytes);
+    let user = UserId(once::id_for(&app, key.as_ref()));
     let address = SignUp::address(user);
-    let ticketed = match key {
-        None => None,
-        Some(key) => match app.system.begin(address.place(), key).await? {
-            Begin::Recorded(bytes) => return once::response(&bytes),
-            Begin::Fresh(ticketed) => Some(ticketed),
-        },
-    };
+    let once = once::begin_as(&app, key, address.place()).await?;
+    if let Once::Answered(response) = once {
+        return Ok(response);
+    }
     let (name, verify) = (full_name.clone(), true);
     let newcomer = Newcomer { user, email: email.clone(), password, name, company, verify };
     let signed_up = sign_up_newcomer(&app, newcomer, "anonymous", who.request).await?;
@@ -114,13 +108,8 @@ async fn register(
         credits: billing::wallet::WELCOME_CREDITS,
         created_at,
     };
-    let Some(ticketed) = ticketed else {
-        return Ok((StatusCode::CREATED, Json(response)).into_response());
-    };
-    let origin = Origin { caller: "anonymous".into(), request: who.request, cause: None };
-    let render = move |()| once::record(StatusCode::CREATED, &response);
-    let sign_ups = app.system.directory::<SignUp>();
-    once::response(&sign_ups.ask_once(&address, Conclude, origin, ticketed, render).await?)
+    let origin = anonymous(who.request);
+    once.conclude(&app, &address, Conclude, origin, (StatusCode::CREATED, |()| response)).await
 }
 
 /// The account API's login: a form (OAuth 2.0 password style).

@@ -220,7 +220,7 @@ async fn user_response(app: &App, caller: &Caller) -> Result<UserResponse, Probl
         imperal_id: user.id,
         tenant_id: user.id.tenant_label(user.tenant),
         email: user.email,
-        agency_id: None,
+        agency_id: user.agency,
         role: user.role,
         org_id: None,
         auth_method: user.auth_method.name().to_owned(),

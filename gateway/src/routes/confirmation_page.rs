@@ -21,7 +21,6 @@ use axum::routing::get;
 use confirmations::deciding::{Cancel, Decide, over};
 use confirmations::{Card, Confirmation, Decider, State as CardState, desk};
 use extensions::guard::answer_of;
-use identity::login::TokenLife;
 use maud::{Markup, html};
 use parking_lot::Mutex;
 use persistence::record::sha256;
@@ -29,12 +28,11 @@ use serde::Deserialize;
 use supervision::{Address, Refusal, RequestRef};
 use types::{Caller, ConfirmationId, UserId};
 
-use super::auth::{Credentials, log_in};
 use super::confirmations::{CardView, outcome};
-use super::mail_pages::{self, FORM_BYTES_MAX};
+use super::login_form::{Typed, Visit, credential_fields, problem_line};
+use super::mail_pages;
 use crate::app::App;
 use crate::authenticate::Anyone;
-use crate::extract::read_body;
 use crate::problem::status_of;
 
 const TITLE: &str = "Confirm";
@@ -103,14 +101,8 @@ fn login(id: &str, problem: Option<&str>) -> Markup {
         form.card method="post" action={ "/confirmations/" (id) } {
             h1 { "Something waits for you" }
             p.quiet { "Log in to see what it is. Nothing is done before you confirm it." }
-            label for="email" { "E-mail address" }
-            input #email name="email" type="email" autocomplete="username" required;
-            label for="password" { "Password" }
-            input #password name="password" type="password" autocomplete="current-password"
-                required;
-            label for="otp" { "Code of your authenticator app, if you have one" }
-            input #otp name="otp" type="text" autocomplete="one-time-code" spellcheck="false";
-            @if let Some(problem) = problem { p.error role="alert" { (problem) } }
+            (credential_fields())
+            (problem_line(problem))
             button.primary type="submit" { "Show it" }
         }
     }
@@ -143,12 +135,9 @@ async fn act(
     Path(text): Path<String>,
     request: Request<Body>,
 ) -> Response {
-    let bytes = match read_body(request.into_body(), FORM_BYTES_MAX).await {
-        Ok(bytes) => bytes,
+    let fields: Fields = match mail_pages::form(request).await {
+        Ok(fields) => fields,
         Err(refused) => return refused,
-    };
-    let Ok(fields) = serde_urlencoded::from_bytes::<Fields>(&bytes) else {
-        return said(StatusCode::BAD_REQUEST, "This did not work", "The form is not whole.");
     };
     let done = match fields.ticket.is_empty() {
         true => look(&app, who, &text, fields).await,
@@ -185,16 +174,11 @@ async fn card_of(
 /// Logs in, and shows what waits, with a ticket to decide it.
 async fn look(app: &App, who: Anyone, text: &str, fields: Fields) -> Result<Response, Refusal> {
     let Fields { email, password, otp, .. } = fields;
-    let otp = Some(otp).filter(|otp| !otp.is_empty());
-    let request = who.request;
     // In the card's tenant, whose rules for logging in count.
     let tenant = card_of(app, text, None).await.ok().map(|(_, card)| card.opened.tenant);
-    let credentials = Credentials { email, password, otp, tenant, life: TokenLife::Standard };
-    let tokens = log_in(app, who, credentials).await?;
-    let now = app.system.clock().now();
-    let verified = app.identity.authenticate(&tokens.access_token, now).await;
-    app.identity.logout(&tokens.refresh_token, request).await?;
-    let caller = verified?.caller.clone();
+    let visit = Visit::enter(app, who, Typed { email, password, otp, tenant }).await?;
+    let (caller, now) = (visit.verified.caller.clone(), app.system.clock().now());
+    visit.leave(app).await?;
     let (_, card) = card_of(app, text, caller.user).await?;
     if card.state != CardState::Pending || card.is_late(now) {
         return Err(over(&card));

@@ -10,16 +10,16 @@ use axum::extract::State;
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
-use identity::login::TokenLife;
 use maud::{Markup, html};
 use serde::Deserialize;
 use supervision::Refusal;
 
-use super::auth::{Credentials, log_in, tenant_named};
-use super::mail_pages::{self, FORM_BYTES_MAX};
+use super::auth::tenant_named;
+use super::login_form::{Typed, Visit, credential_fields, problem_line};
+use super::mail_pages::{self, refused, said};
 use crate::app::App;
 use crate::authenticate::Anyone;
-use crate::extract::{Query, read_body};
+use crate::extract::Query;
 use crate::problem::status_of;
 
 const TITLE: &str = "Log in a device";
@@ -56,16 +56,10 @@ fn fields(user_code: &str, problem: Option<&str>) -> Markup {
             label for="user_code" { "The code that the device shows" }
             input #user_code name="user_code" type="text" value=(user_code) autocomplete="off"
                 spellcheck="false" required;
-            label for="email" { "E-mail address" }
-            input #email name="email" type="email" autocomplete="username" required;
-            label for="password" { "Password" }
-            input #password name="password" type="password" autocomplete="current-password"
-                required;
-            label for="otp" { "Code of your authenticator app, if you have one" }
-            input #otp name="otp" type="text" autocomplete="one-time-code" spellcheck="false";
+            (credential_fields())
             label for="tenant" { "Tenant, if it is not your own: its name or id" }
             input #tenant name="tenant" type="text" autocomplete="off" spellcheck="false";
-            @if let Some(problem) = problem { p.error role="alert" { (problem) } }
+            (problem_line(problem))
             button.primary type="submit" name="decision" value="approve" { "Let it in" }
             button type="submit" name="decision" value="deny" { "Do not let it in" }
         }
@@ -73,12 +67,9 @@ fn fields(user_code: &str, problem: Option<&str>) -> Markup {
 }
 
 async fn decide(State(app): State<App>, who: Anyone, request: Request<Body>) -> Response {
-    let bytes = match read_body(request.into_body(), FORM_BYTES_MAX).await {
-        Ok(bytes) => bytes,
+    let fields = match mail_pages::form::<Fields>(request).await {
+        Ok(fields) => fields,
         Err(refused) => return refused,
-    };
-    let Ok(fields) = serde_urlencoded::from_bytes::<Fields>(&bytes) else {
-        return said(StatusCode::BAD_REQUEST, "This did not work", "The form is not whole.");
     };
     let user_code = fields.user_code.clone();
     match settle(&app, who, fields).await {
@@ -88,7 +79,7 @@ async fn decide(State(app): State<App>, who: Anyone, request: Request<Body>) -> 
         Err(refusal) if matches!(status_of(refusal.class).as_u16(), 401 | 403 | 404 | 422) => {
             page(status_of(refusal.class), &self::fields(&user_code, Some(&refusal.message)))
         }
-        Err(refusal) => said(status_of(refusal.class), "This did not work", &refusal.message),
+        Err(refusal) => refused(&refusal),
     }
 }
 
@@ -100,30 +91,15 @@ async fn settle(app: &App, who: Anyone, fields: Fields) -> Result<bool, Refusal>
         "deny" => false,
         _ => return Err(Refusal::invalid("decision", "must be approve or deny")),
     };
-    let otp = Some(otp).filter(|otp| !otp.is_empty());
-    let (request, identity) = (who.request, &app.identity);
     let tenant = tenant_named(app, tenant.trim()).await?;
-    let life = TokenLife::Standard;
-    let credentials = Credentials { email, password, otp, tenant, life };
-    let tokens = log_in(app, who, credentials).await?;
-    let now = app.system.clock().now();
-    let verified = identity.authenticate(&tokens.access_token, now).await?;
-    let origin = app.origin(&verified.caller, request);
+    let visit = Visit::enter(app, who, Typed { email, password, otp, tenant }).await?;
+    let (caller, origin) = (&visit.verified.caller, visit.origin.clone());
     let decided =
-        identity.decide_device_login(&verified.caller, &user_code, approves, true, origin).await;
+        app.identity.decide_device_login(caller, &user_code, approves, true, origin).await;
     if !approves || decided.is_err() {
-        identity.logout(&tokens.refresh_token, request).await?;
+        visit.leave(app).await?;
     }
     decided.map(|()| approves)
-}
-
-fn said(status: StatusCode, title: &str, text: &str) -> Response {
-    page(
-        status,
-        &html! {
-            section.card { h1 { (title) } p { (text) } }
-        },
-    )
 }
 
 fn page(status: StatusCode, content: &Markup) -> Response {

@@ -3,10 +3,9 @@
 //! An answer of these routes says that it is done: nothing of what was erased gives access or can
 //! be read. A repetition answers the same receipt.
 
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use identity::erasure::{Conclude, Erasure, REASON_CHARS_MAX, Receipt, Subject};
 use identity::tenant::Details;
 use serde::{Deserialize, Serialize};
@@ -103,13 +102,8 @@ where
     }
     let origin = app.origin(caller, entered.request);
     erase(origin.clone()).await?;
-    let erasures = app.system.directory::<Erasure>();
-    let Once::Ticketed(ticketed) = once else {
-        let receipt = erasures.ask(&address, Conclude, origin).await?;
-        return Ok(Json(ErasureResponse::from(receipt)).into_response());
-    };
-    let render = |receipt| once::record(StatusCode::OK, &ErasureResponse::from(receipt));
-    once::response(&erasures.ask_once(&address, Conclude, origin, ticketed, render).await?)
+    let view = (StatusCode::OK, ErasureResponse::from);
+    once.conclude(app, &address, Conclude, origin, view).await
 }
 
 /// Why somebody is erased.

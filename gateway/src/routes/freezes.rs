@@ -3,11 +3,13 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
 use data_encoding::BASE64URL_NOPAD;
 use identity::frozen::{ReasonClass, Target};
-use market::freeze::{FrozenRow, Item, Receipt, Standing};
+use market::freeze::{Conclude, Freeze, FrozenRow, Item, Receipt, Standing};
 use serde::{Deserialize, Serialize};
-use supervision::Refusal;
+use supervision::{Origin, Refusal};
 use types::{AppId, PlainText, TenantId, UserId, rfc3339};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -16,8 +18,9 @@ use utoipa_axum::routes;
 use activity::operator_act::REASON_CHARS_MAX;
 
 use crate::app::App;
-use crate::authenticate::Operator;
+use crate::authenticate::{Entered, Operator};
 use crate::extract::{JsonBody, Query};
+use crate::once::{self, Key, Once};
 use crate::openapi::tag;
 use crate::paging;
 use crate::problem::Problem;
@@ -187,31 +190,53 @@ fn target(kind: &str, id: &str) -> Result<Target, Refusal> {
     }
 }
 
+/// Does it, and answers how the target stands: the recorded answer to a repetition by its key.
+async fn answer<F>(
+    app: &App,
+    entered: &Entered,
+    (key, operation, bytes): (Key, &str, &[u8]),
+    target: Target,
+    act: impl FnOnce(Target, Origin) -> F,
+) -> Result<Response, Problem>
+where
+    F: Future<Output = Result<Standing, Refusal>>,
+{
+    let (caller, address) = (&entered.caller, Freeze::address(&target));
+    let operation = format!("{operation} {} {}", target.kind(), target.id());
+    let once = once::begin(app, key, caller, address.place(), &operation, bytes).await?;
+    if let Once::Answered(response) = once {
+        return Ok(response);
+    }
+    let origin = app.origin(caller, entered.request);
+    let view = FreezeView::from(act(target, origin.clone()).await?);
+    once.conclude(app, &address, Conclude, origin, (StatusCode::OK, |()| view)).await
+}
+
 async fn freeze(
     app: &App,
     Operator(entered): Operator,
     (kind, id): (&str, &str),
-    body: FreezeRequest,
-) -> Result<Json<FreezeView>, Problem> {
-    let target = target(kind, id)?;
-    let why = (body.reason_class, body.reason.to_string());
-    let origin = app.origin(&entered.caller, entered.request);
+    key: Key,
+    body: JsonBody<FreezeRequest>,
+) -> Result<Response, Problem> {
+    let why = (body.value.reason_class, body.value.reason.to_string());
     let caller = entered.caller.user;
-    let standing = app.freezer.freeze(&app.system, target, why, caller, origin).await?;
-    Ok(Json(standing.into()))
+    let act = |target, origin| app.freezer.freeze(&app.system, target, why, caller, origin);
+    answer(app, &entered, (key, "freeze", &body.bytes), target(kind, id)?, act).await
 }
 
 async fn resume(
     app: &App,
     Operator(entered): Operator,
     (kind, id): (&str, &str),
-    body: ResumeRequest,
-) -> Result<Json<FreezeView>, Problem> {
-    let target = target(kind, id)?;
-    let origin = app.origin(&entered.caller, entered.request);
-    let reason = body.reason.to_string();
-    let standing = app.freezer.resume(&app.system, &target, reason, origin).await?;
-    Ok(Json(standing.into()))
+    key: Key,
+    body: JsonBody<ResumeRequest>,
+) -> Result<Response, Problem> {
+    let reason = body.value.reason.to_string();
+    let act = |target: Target, origin| async move {
+        app.freezer.resume(&app.system, &target, reason, origin).await
+    };
+    answer(app, &entered, (key, "resume", &body.bytes), target(kind, id)?, act).await
 }
 
 /// Stop a tenant, with a receipt
@@ -226,9 +251,10 @@ async fn freeze_tenant(
     State(app): State<App>,
     operator: Operator,
     Path(id): Path<String>,
+    key: Key,
     body: JsonBody<FreezeRequest>,
-) -> Result<Json<FreezeView>, Problem> {
-    freeze(&app, operator, ("tenant", &id), body.value).await
+) -> Result<Response, Problem> {
+    freeze(&app, operator, ("tenant", &id), key, body).await
 }
 
 /// Stop a user in every tenant, with a receipt
@@ -243,9 +269,10 @@ async fn freeze_user(
     State(app): State<App>,
     operator: Operator,
     Path(id): Path<String>,
+    key: Key,
     body: JsonBody<FreezeRequest>,
-) -> Result<Json<FreezeView>, Problem> {
-    freeze(&app, operator, ("user", &id), body.value).await
+) -> Result<Response, Problem> {
+    freeze(&app, operator, ("user", &id), key, body).await
 }
 
 /// Stop an app for everybody, with a receipt
@@ -260,9 +287,10 @@ async fn freeze_app(
     State(app): State<App>,
     operator: Operator,
     Path(id): Path<String>,
+    key: Key,
     body: JsonBody<FreezeRequest>,
-) -> Result<Json<FreezeView>, Problem> {
-    freeze(&app, operator, ("app", &id), body.value).await
+) -> Result<Response, Problem> {
+    freeze(&app, operator, ("app", &id), key, body).await
 }
 
 /// Let a frozen tenant go on
@@ -276,9 +304,10 @@ async fn resume_tenant(
     State(app): State<App>,
     operator: Operator,
     Path(id): Path<String>,
+    key: Key,
     body: JsonBody<ResumeRequest>,
-) -> Result<Json<FreezeView>, Problem> {
-    resume(&app, operator, ("tenant", &id), body.value).await
+) -> Result<Response, Problem> {
+    resume(&app, operator, ("tenant", &id), key, body).await
 }
 
 /// Let a frozen user go on
@@ -290,9 +319,10 @@ async fn resume_user(
     State(app): State<App>,
     operator: Operator,
     Path(id): Path<String>,
+    key: Key,
     body: JsonBody<ResumeRequest>,
-) -> Result<Json<FreezeView>, Problem> {
-    resume(&app, operator, ("user", &id), body.value).await
+) -> Result<Response, Problem> {
+    resume(&app, operator, ("user", &id), key, body).await
 }
 
 /// Let a frozen app go on
@@ -304,9 +334,10 @@ async fn resume_app(
     State(app): State<App>,
     operator: Operator,
     Path(id): Path<String>,
+    key: Key,
     body: JsonBody<ResumeRequest>,
-) -> Result<Json<FreezeView>, Problem> {
-    resume(&app, operator, ("app", &id), body.value).await
+) -> Result<Response, Problem> {
+    resume(&app, operator, ("app", &id), key, body).await
 }
 
 /// Something that is frozen.

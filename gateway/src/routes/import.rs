@@ -6,7 +6,7 @@ use billing::{sign_up, verification};
 use futures::stream::{self, StreamExt as _};
 use identity::password_import;
 use serde::{Deserialize, Serialize};
-use supervision::{IdempotencyKey, Origin, Refusal};
+use supervision::{Origin, Refusal};
 use types::UserId;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::authenticate::Operator;
 use crate::extract::JsonBody;
-use crate::once::Key;
+use crate::once::{self, Key};
 use crate::openapi::tag;
 use crate::problem::Problem;
 
@@ -101,13 +101,9 @@ async fn import_users(
     }
     let (caller, bytes) = (&entered.caller, &body.bytes);
     // With a key every user has an id of the key's: a repetition finds each as it is.
-    let id_of = |index: usize| match &key.0 {
-        None => app.system.new_id(),
-        Some(key) => {
-            let operation = format!("import user {index}");
-            IdempotencyKey::new(caller.tenant.0, &caller.label(), &operation, key, bytes)
-                .process_id()
-        }
+    let id_of = |index: usize| {
+        let key = key.of(caller, &format!("import user {index}"), bytes);
+        once::id_for(&app, key.as_ref())
     };
     let one = |(index, user): (usize, ImportUser)| {
         let (id, origin) = (UserId(id_of(index)), app.origin(caller, entered.request));

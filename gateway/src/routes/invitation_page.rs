@@ -11,16 +11,15 @@ use axum::http::{Request, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
 use identity::Joining;
-use identity::login::TokenLife;
 use maud::{Markup, html};
 use serde::Deserialize;
 use supervision::Refusal;
 
-use super::auth::{Credentials, log_in};
-use super::mail_pages::{self, FORM_BYTES_MAX, token_field};
+use super::login_form::{Typed, Visit, credential_fields, problem_line};
+use super::mail_pages::{self, refused, said, token_field};
 use crate::app::App;
 use crate::authenticate::Anyone;
-use crate::extract::{Query, read_body};
+use crate::extract::Query;
 use crate::problem::status_of;
 
 pub(super) fn router() -> Router<App> {
@@ -52,26 +51,17 @@ fn fields(token: &str, problem: Option<&str>) -> Markup {
                  make one with that address first, and open the link again."
             }
             (token_field(token))
-            label for="email" { "E-mail address" }
-            input #email name="email" type="email" autocomplete="username" required;
-            label for="password" { "Password" }
-            input #password name="password" type="password" autocomplete="current-password"
-                required;
-            label for="otp" { "Code of your authenticator app, if you have one" }
-            input #otp name="otp" type="text" autocomplete="one-time-code" spellcheck="false";
-            @if let Some(problem) = problem { p.error role="alert" { (problem) } }
+            (credential_fields())
+            (problem_line(problem))
             button.primary type="submit" { "Join" }
         }
     }
 }
 
 async fn accept(State(app): State<App>, who: Anyone, request: Request<Body>) -> Response {
-    let bytes = match read_body(request.into_body(), FORM_BYTES_MAX).await {
-        Ok(bytes) => bytes,
+    let fields = match mail_pages::form::<Fields>(request).await {
+        Ok(fields) => fields,
         Err(refused) => return refused,
-    };
-    let Ok(fields) = serde_urlencoded::from_bytes::<Fields>(&bytes) else {
-        return said(StatusCode::BAD_REQUEST, "This did not work", "The form is not whole.");
     };
     let token = fields.token.clone();
     match join(&app, who, fields).await {
@@ -83,34 +73,19 @@ async fn accept(State(app): State<App>, who: Anyone, request: Request<Body>) -> 
         Err(refusal) if matches!(status_of(refusal.class).as_u16(), 401 | 403 | 422) => {
             page(status_of(refusal.class), &self::fields(&token, Some(&refusal.message)))
         }
-        Err(refusal) => said(status_of(refusal.class), "This did not work", &refusal.message),
+        Err(refusal) => refused(&refusal),
     }
 }
 
 /// Logs in, joins, logs out. Answers the role.
 async fn join(app: &App, who: Anyone, fields: Fields) -> Result<String, Refusal> {
     let Fields { token, email, password, otp } = fields;
-    let otp = Some(otp).filter(|otp| !otp.is_empty());
-    let (request, identity) = (who.request, &app.identity);
-    let address = identity.invitation_of(&token)?;
-    let life = TokenLife::Standard;
-    let credentials = Credentials { email, password, otp, tenant: None, life };
-    let tokens = log_in(app, who, credentials).await?;
-    let now = app.system.clock().now();
-    let verified = identity.authenticate(&tokens.access_token, now).await?;
-    let origin = app.origin(&verified.caller, request);
-    let joined = identity.accept_invitation(address, &verified.caller, true, origin).await;
-    identity.logout(&tokens.refresh_token, request).await?;
+    let address = app.identity.invitation_of(&token)?;
+    let visit = Visit::enter(app, who, Typed { email, password, otp, tenant: None }).await?;
+    let (caller, origin) = (&visit.verified.caller, visit.origin.clone());
+    let joined = app.identity.accept_invitation(address, caller, true, origin).await;
+    visit.leave(app).await?;
     joined.map(|Joining { role, .. }| role)
-}
-
-fn said(status: StatusCode, title: &str, text: &str) -> Response {
-    page(
-        status,
-        &html! {
-            section.card { h1 { (title) } p { (text) } }
-        },
-    )
 }
 
 fn page(status: StatusCode, content: &Markup) -> Response {

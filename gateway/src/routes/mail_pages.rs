@@ -24,7 +24,7 @@ use crate::extract::{Query, read_body};
 use crate::problem::status_of;
 
 /// The most bytes of a form.
-pub(super) const FORM_BYTES_MAX: usize = 16 * 1024;
+const FORM_BYTES_MAX: usize = 16 * 1024;
 /// What a page may load and where its form may go: nowhere but here.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img-src data:; \
     base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
@@ -139,11 +139,13 @@ pub(super) fn token_field(token: &str) -> Markup {
     }
 }
 
-fn refused(refusal: &Refusal) -> Response {
+/// Says why it did not work.
+pub(super) fn refused(refusal: &Refusal) -> Response {
     said(status_of(refusal.class), "This did not work", &refusal.message)
 }
 
-fn said(status: StatusCode, title: &str, text: &str) -> Response {
+/// A page that says one thing.
+pub(super) fn said(status: StatusCode, title: &str, text: &str) -> Response {
     page(
         status,
         title,
@@ -153,7 +155,8 @@ fn said(status: StatusCode, title: &str, text: &str) -> Response {
     )
 }
 
-async fn form<T: DeserializeOwned>(request: Request<Body>) -> Result<T, Response> {
+/// The fields of a form that was sent, or the page that says that it is none.
+pub(super) async fn form<T: DeserializeOwned>(request: Request<Body>) -> Result<T, Response> {
     let bytes = read_body(request.into_body(), FORM_BYTES_MAX).await?;
     let wrong = |_| said(StatusCode::BAD_REQUEST, "This did not work", "The form is not whole.");
     serde_urlencoded::from_bytes(&bytes).map_err(wrong)

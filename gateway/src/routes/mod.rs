@@ -3,6 +3,7 @@
 mod accounts;
 mod actions;
 mod admin_apps;
+mod agencies;
 mod auth;
 mod backups;
 mod billing;
@@ -25,6 +26,7 @@ mod installs;
 mod invitation_page;
 mod keys;
 mod limits;
+mod login_form;
 mod mail_pages;
 mod marketplace;
 mod me;
@@ -40,6 +42,7 @@ mod portability;
 mod portal;
 mod probes;
 mod roles;
+mod scopes;
 mod secrets;
 mod sessions;
 mod signing_keys;
@@ -99,6 +102,8 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(tenants::router())
         .merge(members::router())
         .merge(roles::router())
+        .merge(scopes::router())
+        .merge(agencies::router())
         .merge(users::router())
         .merge(me::router())
         .merge(operator_users::router())

@@ -18,9 +18,9 @@ use identity::mail_link::Purpose;
 use identity::user::{Conclude, User};
 use persistence::record::sha256;
 use serde::{Deserialize, Serialize};
-use supervision::{IdempotencyKey, Origin, Refusal, RequestRef};
+use supervision::{Origin, Refusal, RequestRef};
 use tokio::time::Instant;
-use types::{SessionId, TenantId, UserId};
+use types::{SessionId, UserId};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -58,10 +58,7 @@ fn known_by(app: &App, who: &Anyone, key: Key, operation: &str, body: &[u8]) -> 
     // The id stands for the body too: what one address asks for under one key for two people must
     // not meet in one link or one mail.
     let operation = format!("{operation} {}", HEXLOWER.encode(&sha256(&[body])));
-    let key = key.0.map(|key| {
-        IdempotencyKey::new(TenantId::SYSTEM.0, &who.address, &operation, &key, body).process_id()
-    });
-    key.unwrap_or_else(|| app.system.new_id())
+    once::id_for(app, key.of_stranger(&who.address, &operation, body).as_ref())
 }
 
 /// Waits until an even time since `begun`, so that the time that work took tells nothing.

@@ -20,7 +20,7 @@ use persistence::tenant_file::ExportKey;
 use portability::sandbox::{Conclude, MoveClock, Sandbox, Sandboxes};
 use portability::{Imported, Outgoing, Portability};
 use serde::{Deserialize, Serialize};
-use supervision::{Begin, Class, Refusal};
+use supervision::{Class, Refusal};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use types::{TenantId, home_of, parse_rfc3339, rfc3339};
 use utoipa::ToSchema;
@@ -32,7 +32,7 @@ use crate::app::App;
 use crate::ask_once;
 use crate::authenticate::{Operator, Someone};
 use crate::extract::{JsonBody, OptionalBody};
-use crate::once::{self, Key};
+use crate::once::{self, Key, Once};
 use crate::openapi::tag;
 use crate::problem::Problem;
 
@@ -288,14 +288,10 @@ async fn open_sandbox(
     let at = body.value.at.map(time).transpose()?;
     let address = Sandboxes::address(tenant);
     let operation = format!("sandbox {tenant}");
-    let key = key.of(caller, &operation, &body.bytes);
-    let ticketed = match key {
-        None => None,
-        Some(key) => match app.system.begin(address.place(), key).await? {
-            Begin::Recorded(bytes) => return once::response(&bytes),
-            Begin::Fresh(ticketed) => Some(ticketed),
-        },
-    };
+    let once = once::begin(&app, key, caller, address.place(), &operation, &body.bytes).await?;
+    if let Once::Answered(response) = once {
+        return Ok(response);
+    }
     let origin = app.origin(caller, entered.request);
     let opened =
         app.portability.open_sandbox(&app.system, tenant, name.clone(), at, origin.clone());
@@ -307,12 +303,7 @@ async fn open_sandbox(
         sandbox: true,
         now: rfc3339(app.system.now_in(home_of(sandbox))),
     };
-    let Some(ticketed) = ticketed else {
-        return Ok((StatusCode::CREATED, Json(response)).into_response());
-    };
-    let render = move |()| once::record(StatusCode::CREATED, &response);
-    let counted = app.system.directory::<Sandboxes>();
-    once::response(&counted.ask_once(&address, Conclude, origin, ticketed, render).await?)
+    once.conclude(&app, &address, Conclude, origin, (StatusCode::CREATED, |()| response)).await
 }
 
 /// By how much to move a clock.

@@ -1,11 +1,11 @@
-//! `/v1/roles` and `/v1/scopes`: the roles of the caller's tenant, what scopes there are, and which
-//! a member has.
+//! `/v1/roles` and `/v1/scopes/effective`: the roles of the caller's tenant, and which scopes a
+//! member has.
 
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use identity::role::{self, BUILT_IN, BuiltIn, Role, SCOPES, Terms};
+use identity::role::{self, BUILT_IN, BuiltIn, Role, Terms};
 use identity::tenant::{CascadedRole, CreateRole, RemoveRole, RoleChange, Tenant, UpdateRole};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -31,7 +31,6 @@ pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
         .routes(routes!(update, remove))
-        .routes(routes!(scopes))
         .routes(routes!(effective))
 }
 
@@ -318,47 +317,6 @@ async fn remove(
     let origin = app.origin(&entered.caller, entered.request);
     app.identity.change_members(tenant, remove, origin).await?;
     Ok(Json(json!({"id": id, "deleted": true})))
-}
-
-/// Which scopes.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-struct ScopesQuery {
-    /// Only those of this resource, the part before the colon
-    resource: Option<String>,
-    /// Only those of this source; there is `platform`
-    source: Option<String>,
-}
-
-/// A scope that this server asks for.
-#[derive(Serialize, ToSchema)]
-struct ScopeResponse {
-    id: &'static str,
-    name: &'static str,
-    resource: &'static str,
-    action: &'static str,
-    description: &'static str,
-    source: &'static str,
-}
-
-/// The scopes there are, beside those of apps: `APP:read`, `APP:write` and `APP:destructive`
-#[utoipa::path(get, path = "/v1/scopes", tag = tag::GATEWAY, params(ScopesQuery),
-    responses((status = 200, body = Vec<ScopeResponse>), (status = 401), (status = 422)))]
-async fn scopes(
-    Either(_entered): Either,
-    Query(query): Query<ScopesQuery>,
-) -> Json<Vec<ScopeResponse>> {
-    let source = "platform";
-    let known = SCOPES.iter().map(|known| {
-        let (resource, action) = known.name.split_once(':').unwrap_or((known.name, ""));
-        let (name, description) = (known.name, known.description);
-        ScopeResponse { id: name, name, resource, action, description, source }
-    });
-    let is_wanted = |it: &ScopeResponse| {
-        query.resource.as_ref().is_none_or(|resource| resource == it.resource)
-            && query.source.as_ref().is_none_or(|source| source == it.source)
-    };
-    Json(known.filter(is_wanted).collect())
 }
 
 /// What a member's tokens cover.

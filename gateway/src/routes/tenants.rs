@@ -4,12 +4,12 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use identity::new_tenant::{Conclude, NewTenant, Started};
 use identity::tenant::{Details, SetActive, Tenant, Update};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use supervision::{Begin, Class, IdempotencyKey, Refusal};
+use supervision::{Class, Refusal};
 use types::{AppId, Caller, CallerKind, JsonBytes, Page, Scopes, TenantId, UserId, rfc3339};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 use crate::app::App;
 use crate::authenticate::{Entered, Someone};
 use crate::extract::{JsonBody, Query};
-use crate::once::{self, Key};
+use crate::once::{self, Key, Once};
 use crate::openapi::tag;
 use crate::problem::Problem;
 use crate::routes::freezes::{self, FreezeView};
@@ -311,26 +311,17 @@ async fn create(
     entered.require(WRITE)?;
     let caller = &entered.caller;
     let key = key.of(caller, "create_tenant", &body.bytes);
-    // With a key the tenant has the key's own id: a repetition finds it, whatever came between.
-    let id = key.as_ref().map_or_else(|| app.system.new_id(), IdempotencyKey::process_id);
-    let (tenant, address) = (TenantId(id), NewTenant::address(TenantId(id)));
-    let ticketed = match key {
-        None => None,
-        Some(key) => match app.system.begin(address.place(), key).await? {
-            Begin::Recorded(bytes) => return once::response(&bytes),
-            Begin::Fresh(ticketed) => Some(ticketed),
-        },
-    };
+    let tenant = TenantId(once::id_for(&app, key.as_ref()));
+    let address = NewTenant::address(tenant);
+    let once = once::begin_as(&app, key, address.place()).await?;
+    if let Once::Answered(response) = once {
+        return Ok(response);
+    }
     let origin = app.origin(caller, entered.request);
     let started = started(&app, &entered, tenant, body.value).await?;
     app.identity.create_tenant(started, origin.clone()).await?;
     let response = TenantResponse::from(details(&app, tenant).await?);
-    let Some(ticketed) = ticketed else {
-        return Ok((StatusCode::CREATED, Json(response)).into_response());
-    };
-    let render = move |()| once::record(StatusCode::CREATED, &response);
-    let processes = app.system.directory::<NewTenant>();
-    once::response(&processes.ask_once(&address, Conclude, origin, ticketed, render).await?)
+    once.conclude(&app, &address, Conclude, origin, (StatusCode::CREATED, |()| response)).await
 }
 
 /// Which part of a list.

@@ -3,8 +3,9 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use billing::new_member::{Conclude, NewMember, Start};
+use identity::agency;
 use identity::claim::EmailAddress;
 use identity::membership::MemberFilter;
 use identity::role::{self, GRANTS_BYTES_MAX};
@@ -15,8 +16,8 @@ use identity::tenant::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use supervision::{Begin, IdempotencyKey, Refusal};
-use types::{JsonBytes, Page, Scopes, UserId, rfc3339};
+use supervision::Refusal;
+use types::{CallerKind, JsonBytes, Page, Scopes, UserId, rfc3339};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -25,7 +26,7 @@ use crate::app::App;
 use crate::ask_once;
 use crate::authenticate::{Either, Entered};
 use crate::extract::{JsonBody, Query};
-use crate::once::{self, Key};
+use crate::once::{self, Key, Once};
 use crate::openapi::tag;
 use crate::paging;
 use crate::problem::Problem;
@@ -77,7 +78,7 @@ impl From<UserView> for UserDetailResponse {
             imperal_id: user.id,
             email: user.email,
             tenant_id: user.id.tenant_label(user.tenant),
-            agency_id: None,
+            agency_id: user.agency,
             role: user.role,
             scopes: user.scopes.as_slice().to_vec(),
             attributes: user.attributes.value(),
@@ -169,6 +170,9 @@ struct CreateUserRequest {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     attributes: Option<Map<String, Value>>,
+    /// Which agency looks after the user; operators and services say it
+    #[serde(default)]
+    agency_id: Option<String>,
 }
 
 fn default_role() -> String {
@@ -185,10 +189,15 @@ async fn start(
     let (tenant, rights) = (entered.caller.tenant, entered.caller.scopes.clone());
     let email = EmailAddress::new(&body.email)?;
     let grants: Scopes = body.scopes.unwrap_or_default().into_iter().collect();
-    role::check_scopes("scopes", &grants, GRANTS_BYTES_MAX)?;
-    let wanted = body.role.clone();
-    let covered = move |it: &Tenant| it.staff.covers(tenant, &wanted);
-    let covered = app.identity.look_tenant(tenant, covered).await?.flatten();
+    let (wanted, granted) = (body.role.clone(), grants.clone());
+    let look = move |it: &Tenant| {
+        let is_own = |scope: &str| it.has_named(scope);
+        role::check_scopes("scopes", &granted, GRANTS_BYTES_MAX, is_own)?;
+        Ok(it.staff.covers(tenant, &wanted))
+    };
+    let covered: Option<Result<Option<Scopes>, Refusal>> =
+        app.identity.look_tenant(tenant, look).await?;
+    let covered = covered.transpose()?.flatten();
     let covered = covered.ok_or_else(|| Refusal::invalid("role", "there is no such role"))?;
     role::check_within(&covered, &rights)?;
     role::check_within(&grants, &rights)?;
@@ -218,28 +227,41 @@ async fn create(
 ) -> Result<Response, Problem> {
     entered.require(WRITE)?;
     let (caller, tenant) = (&entered.caller, entered.caller.tenant);
-    // With a key the user has the key's own id: a repetition finds it, whatever came between.
     let key = key.of(caller, "create_user", &body.bytes);
-    let id = key.as_ref().map_or_else(|| app.system.new_id(), IdempotencyKey::process_id);
-    let (user, address) = (UserId(id), NewMember::address(UserId(id), tenant));
-    let ticketed = match key {
-        None => None,
-        Some(key) => match app.system.begin(address.place(), key).await? {
-            Begin::Recorded(bytes) => return once::response(&bytes),
-            Begin::Fresh(ticketed) => Some(ticketed),
-        },
-    };
+    let user = UserId(once::id_for(&app, key.as_ref()));
+    let address = NewMember::address(user, tenant);
+    let once = once::begin_as(&app, key, address.place()).await?;
+    if let Once::Answered(response) = once {
+        return Ok(response);
+    }
     let origin = app.origin(caller, entered.request);
+    let agency = assigned(&app, &entered, body.value.agency_id.clone())?;
     let start = start(&app, &entered, user, body.value).await?;
     let processes = app.system.directory::<NewMember>();
     processes.ask(&address, start, origin.clone()).await?;
     processes.wait(&address, origin.clone()).await??;
+    if let Some(agency) = agency {
+        agency::assign(&app.system, user, agency, origin.clone()).await?;
+    }
     let response = UserDetailResponse::from(app.identity.member(tenant, user).await?);
-    let Some(ticketed) = ticketed else {
-        return Ok((StatusCode::CREATED, Json(response)).into_response());
-    };
-    let render = move |()| once::record(StatusCode::CREATED, &response);
-    once::response(&processes.ask_once(&address, Conclude, origin, ticketed, render).await?)
+    once.conclude(&app, &address, Conclude, origin, (StatusCode::CREATED, |()| response)).await
+}
+
+/// The agency that a body names, if the caller may say which a user belongs to: `Some(None)` for
+/// none any more, `None` when it says nothing.
+fn assigned(
+    app: &App,
+    entered: &Entered,
+    named: Option<String>,
+) -> Result<Option<Option<String>>, Refusal> {
+    let Some(named) = named else { return Ok(None) };
+    let caller = &entered.caller;
+    if caller.kind != CallerKind::Service && !caller.is_operator() {
+        return Err(Refusal::forbidden("operators and services say which agency a user is of"));
+    }
+    let agency = Some(named).filter(|named| !named.is_empty());
+    agency::check_assignable(&app.system, agency.as_deref())?;
+    Ok(Some(agency))
 }
 
 /// A user of the caller's tenant: one's own, or with the scope `members:read` anybody
@@ -272,6 +294,10 @@ struct UpdateUserRequest {
     /// Whether the user may do anything in this tenant
     #[serde(default)]
     is_active: Option<bool>,
+    /// Which agency looks after the user, wherever they are; empty for none. Operators and services
+    /// say it
+    #[serde(default)]
+    agency_id: Option<String>,
 }
 
 /// Change what a user is in the caller's tenant: role, grants, attributes, on or off
@@ -293,13 +319,18 @@ async fn update(
 ) -> Result<Json<UserDetailResponse>, Problem> {
     entered.require(WRITE)?;
     let user = member_at(&entered, &user_id, WRITE)?;
-    let UpdateUserRequest { role, scopes, attributes, is_active: active } = body.value;
+    let UpdateUserRequest { role, scopes, attributes, is_active: active, agency_id } = body.value;
+    let agency = assigned(&app, &entered, agency_id)?;
     let (tenant, rights) = (entered.caller.tenant, entered.caller.scopes.clone());
     let grants = scopes.map(Scopes::from_iter);
     let attributes = attributes.map(|attributes| Value::from(attributes).into());
     let change = MemberChange { role, grants, active, attributes };
     let origin = app.origin(&entered.caller, entered.request);
-    app.identity.change_members(tenant, ChangeMember { user, change, rights }, origin).await?;
+    let change = ChangeMember { user, change, rights };
+    app.identity.change_members(tenant, change, origin.clone()).await?;
+    if let Some(agency) = agency {
+        agency::assign(&app.system, user, agency, origin).await?;
+    }
     Ok(Json(app.identity.member(tenant, user).await?.into()))
 }
 

@@ -53,7 +53,13 @@ const NO_IDS: &[&str] = &[
 /// Whoever holds these may use them: they are secrets, not ids.
 const SECRETS: &[&str] = &["token", "refresh_token"];
 /// Names that are unique over the installation, so that taking one tells whether it is taken.
-const CLAIMED: &[(&str, &str)] = &[("POST /v1/developer/apps", "app_id")];
+const CLAIMED: &[(&str, &str)] = &[
+    ("POST /v1/developer/apps", "app_id"),
+    ("POST /v1/agencies", "agency_id"),
+    // Services alone say it, of any agency: it is none of a tenant's things.
+    ("POST /v1/users", "agency_id"),
+    ("PATCH /v1/users/{user_id}", "agency_id"),
+];
 /// Headers that name the request.
 const OF_THE_REQUEST: &[&str] = &["date", "x-request-id", "retry-after"];
 /// Fewer requests than this answered 404 would mean that the matrix has lost its teeth.
@@ -94,6 +100,19 @@ struct Things {
     install_key: [String; 2],
     confirmation: String,
     task: String,
+    scope: String,
+    agency: String,
+}
+
+/// An agency that the user belongs to.
+async fn agency_of(api: &Api, user: &User, name: &str) -> String {
+    let agency = format!("agency-of-{name}");
+    let body = json!({"agency_id": agency, "display_name": name});
+    api.post("/v1/agencies", &body).service().send().await.ok(201);
+    let belongs = json!({"agency_id": agency}).to_string();
+    let belongs = api.request(Method::PATCH, &format!("/v1/users/{}", user.id)).json(belongs);
+    belongs.service().header("x-tenant-id", &user.id).send().await.ok(200);
+    agency
 }
 
 async fn things(server: &Server, name: &str) -> Things {
@@ -127,7 +146,11 @@ async fn things(server: &Server, name: &str) -> Things {
     let call = format!("/v1/extensions/{press}/call");
     let begun = api.post(&call, &stock).as_user(&user).send().await.ok(200);
     let task = text(&begun["data"]["task_id"]);
+    let scope = json!({"resource": format!("reports-of-{name}"), "action": "export"});
+    let scope = api.post("/v1/scopes", &scope).as_user(&user).send().await.ok(201);
+    let agency = agency_of(api, &user, name).await;
     let id = |value: &Value| value["id"].as_str().unwrap().to_owned();
+    let scope = id(&scope);
     let (hold, role, invitation) = (id(&hold.ok(201)), id(&role), id(&invitation));
     let (key, session) = (id(&key), id(&sessions["sessions"][0]));
     let subject = format!("user:{}", user.id);
@@ -147,6 +170,8 @@ async fn things(server: &Server, name: &str) -> Things {
         install_key,
         confirmation,
         task,
+        scope,
+        agency,
     }
 }
 
@@ -195,6 +220,8 @@ impl Matrix {
         id("", "install_key", |it| &it.install_key[1]);
         id("/v1/extensions/", "key_id", |it| &it.install_key[0]);
         id("", "confirmation_id", |it| &it.confirmation);
+        id("", "scope_id", |it| &it.scope);
+        id("", "agency_id", |it| &it.agency);
         id("/v1/api-keys/", "id", |it| &it.key);
         id("/v1/auth/me/factors/", "id", |it| &it.factor);
         id("/v1/auth/sessions/", "id", |it| &it.session);

@@ -232,3 +232,26 @@ async fn a_tenant_that_floods_is_frozen_all_the_same_and_nothing_of_it_happens_a
     assert_eq!(api.balance(&user).await, WELCOME.0 - paid);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn freezing_and_resuming_by_a_key_is_done_and_answered_once() {
+    let server = Server::start().await;
+    let api = &server.api;
+    let (user, operator) = (api.user("ada").await, api.operator().await);
+    let freeze = |class: &str| {
+        let path = format!("/v1/operator/tenants/{}/freeze", user.id);
+        api.post(&path, &why(class)).as_user(&operator).key("f")
+    };
+    let path = format!("/v1/operator/tenants/{}/resume", user.id);
+    let resume = || api.post(&path, &json!({"reason": "well"})).as_user(&operator).key("r");
+    resume().send().await.problem(409, "not_frozen");
+    let frozen = freeze("abuse").send().await.ok(200);
+    let resumed = resume().send().await.ok(200);
+    // A repetition that comes late freezes nothing anew.
+    assert_eq!(freeze("abuse").send().await.ok(200), frozen);
+    debit(api, &user).await.ok(201);
+    assert_eq!(resume().send().await.ok(200), resumed);
+    freeze("legal").send().await.problem(422, "idempotency_key_reused");
+    debit(api, &user).await.ok(201);
+    server.stop().await;
+}

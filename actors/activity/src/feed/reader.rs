@@ -71,6 +71,8 @@ pub struct Reader {
     view: View,
     standing: Box<dyn Standing>,
     news: watch::Receiver<()>,
+    /// Fires when the clock was moved by hand.
+    moved: Option<watch::Receiver<()>>,
     /// Of what stands up to here, everything was taken.
     mark: EntryId,
     /// The last id that the client was told.
@@ -98,7 +100,7 @@ impl Reader {
         opening: Opening,
     ) -> Self {
         let Opening { view, last_id, standing } = opening;
-        let news = channel.news.subscribe();
+        let (news, moved) = (channel.news.subscribe(), system.clock().moved());
         let (upto, end) = {
             let ring = channel.ring.read();
             (ring.upto(), ring.end())
@@ -118,6 +120,7 @@ impl Reader {
             view,
             standing,
             news,
+            moved,
             mark,
             told: mark,
             place,
@@ -159,6 +162,7 @@ impl Reader {
             tokio::select! {
                 // Nobody tells anything any more once the sender is gone, which the feed says.
                 _ = self.news.changed() => {}
+                () = hand_moved(&mut self.moved) => {}
                 () = sleep_until(wakes_at) => {
                     if Instant::now() >= self.heartbeat {
                         self.heartbeat = Instant::now() + HEARTBEAT_PERIOD;
@@ -344,6 +348,17 @@ impl Reader {
                 bytes.freeze()
             }
         }
+    }
+}
+
+/// Returns once the clock was moved by hand; never with one that only runs.
+async fn hand_moved(moved: &mut Option<watch::Receiver<()>>) {
+    let has_moved = match moved {
+        Some(moved) => moved.changed().await.is_ok(),
+        None => false,
+    };
+    if !has_moved {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -8,8 +8,8 @@ use persistence::{EngineKind, Journal, MasterKey, Options};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use supervision::{
-    Address, Command, Entity, Event as _, Handle, NoEffect, Refusal, System, SystemOptions,
-    Timestamp, Turn,
+    Address, Command, Entity, Event as _, Handle, NoEffect, Refusal, SimulatedClock, System,
+    SystemOptions, Timestamp, Turn,
 };
 use types::{Caller, CallerKind, TenantId, UserId, home_of, owner_of_tenant};
 
@@ -101,6 +101,19 @@ impl Standing for Pass {
     }
 }
 
+/// A credential that ends by itself.
+struct Lasting(Timestamp);
+
+impl Standing for Lasting {
+    fn ended(&self, now: Timestamp) -> Option<&'static str> {
+        (self.0 <= now).then_some("token_expired")
+    }
+
+    fn until(&self) -> Option<Timestamp> {
+        Some(self.0)
+    }
+}
+
 struct World {
     system: Arc<System>,
     feed: Arc<Feed>,
@@ -109,13 +122,19 @@ struct World {
 
 impl World {
     fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    fn start_with(change: impl FnOnce(&mut SystemOptions)) -> Self {
         let options = Options { engine: EngineKind::Memory, ..Options::new("") };
         let journal = Journal::open(options, &MasterKey::from_bytes([7; 32])).unwrap();
         let feed = Feed::new(Tellers::default().with("till", tell));
         let pulse = Arc::new(AtomicU64::new(0));
         let beat = pulse.clone();
         feed.attach(&journal, move || beat.load(Ordering::SeqCst));
-        let builder = System::builder(SystemOptions::new(journal)).kind::<Till>();
+        let mut options = SystemOptions::new(journal);
+        change(&mut options);
+        let builder = System::builder(options).kind::<Till>();
         Self { system: builder.start(), feed, pulse }
     }
 
@@ -139,7 +158,12 @@ impl World {
         self.try_read(user, last_id, pass).unwrap_or_else(|refusal| panic!("{refusal}"))
     }
 
-    fn try_read(&self, user: UserId, last_id: Option<&str>, pass: Pass) -> Result<Reader, Refusal> {
+    fn try_read(
+        &self,
+        user: UserId,
+        last_id: Option<&str>,
+        standing: impl Standing + 'static,
+    ) -> Result<Reader, Refusal> {
         let caller = Caller {
             kind: CallerKind::User,
             user: Some(user),
@@ -147,7 +171,7 @@ impl World {
             ..Caller::system(TENANT)
         };
         let (view, last_id) = (View::of(&caller), last_id.map(str::to_owned));
-        let opening = Opening { view, last_id, standing: Box::new(pass) };
+        let opening = Opening { view, last_id, standing: Box::new(standing) };
         self.feed.subscribe(&self.system, TENANT, opening)
     }
 }
@@ -376,6 +400,38 @@ async fn a_credential_that_ends_ends_the_stream_before_anything_else_is_told() {
     assert_eq!(events(&mut quiet).await[0].data["reason"], "token_revoked");
     let dropped = world.feed.figures().dropped;
     assert_eq!(dropped.get("token_revoked"), Some(&2), "{dropped:?}");
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_token_does_and_tells_nothing_after() {
+    let clock = SimulatedClock::at(Timestamp(1_000));
+    let world = World::start_with(|options| options.clock = clock.clone());
+    let until = Timestamp(61_000);
+    let mut quiet = world.try_read(ADA, None, Lasting(until)).unwrap();
+    let mut busy = world.try_read(BOB, None, Lasting(until)).unwrap();
+    let mut longer = world.try_read(BOB, None, Lasting(until.plus_ms(1))).unwrap();
+    for reader in [&mut quiet, &mut busy, &mut longer] {
+        text(reader).await;
+    }
+    clock.advance_ms(59_999);
+    world.sell(TENANT, Some(BOB), 1, 0).await;
+    assert_eq!(events(&mut busy).await[0].name, "till.sold", "a moment is left");
+    // One waits for news while its time ends; of the other there is news at that time.
+    let ending = tokio::spawn(async move { (events(&mut quiet).await, quiet.next().await) });
+    tokio::task::yield_now().await;
+    world.sell(TENANT, Some(BOB), 1, 0).await;
+    clock.advance_ms(1);
+    let (last, after) = ending.await.unwrap();
+    assert_eq!(
+        (last[0].name.as_str(), &last[0].data["reason"]),
+        ("closed", &json!("token_expired"))
+    );
+    assert!(last.len() == 1 && after.is_none());
+    let last = events(&mut busy).await;
+    assert_eq!((last.len(), &last[0].data["reason"]), (1, &json!("token_expired")));
+    assert_eq!(events(&mut longer).await[0].name, "till.sold", "its time is not over");
+    let dropped = world.feed.figures().dropped;
+    assert_eq!(dropped.get("token_expired"), Some(&2), "{dropped:?}");
 }
 
 #[tokio::test]

@@ -2,11 +2,16 @@
 //! that dies in between leaves behind what it was about to do, and a hold that still ends.
 //!
 //! A started run ends with the [`ApplyRun`](super::ApplyRun) that says so, or is lost: by
-//! [`LoseRun`], or when [`STARTED_MS_MAX`] are over. A lost run's outcome is unknown, it costs
+//! [`LoseRun`], when [`STARTED_MS_MAX`] are over, or with the process that carried it on, which the
+//! next one says at its start ([`ExtensionSession::lose_left_behind`]). A lost run's outcome is unknown, it costs
 //! nothing, and what was held for it is given back.
 
+use persistence::record::SHARDS;
+use persistence::{RowRange, Shard, codec};
 use serde::{Deserialize, Serialize};
-use supervision::{Command, Handle, Refusal, Timestamp, Turn};
+use supervision::address::Place;
+use supervision::reminders::PENDING_FAMILY;
+use supervision::{Address, Command, Entity as _, Handle, Refusal, System, Timestamp, Turn};
 use types::{CallId, HoldId, SharePercent};
 
 use super::{Action, ExtensionSession, RanItem, Scope, SessionEvent, SettleRun};
@@ -19,6 +24,8 @@ pub const STARTED_MS_MAX: i64 = 180_000;
 pub const STARTED_TASK_MS_MAX: i64 = 20 * 60 * 1_000;
 /// Started runs of one session.
 pub const STARTED_MAX: usize = 256;
+/// How many rows one step of looking for started runs reads.
+const PENDING_STEP: usize = 256;
 
 /// One call of a started run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -162,6 +169,45 @@ impl ExtensionSession {
     }
 }
 
+impl ExtensionSession {
+    /// Loses the runs that a process has started which ended: at a start, before anything of this one
+    /// runs. Says how many there were. What is refused here, the run's time ends.
+    pub async fn lose_left_behind(system: &System) -> usize {
+        let mut lost = 0;
+        for shard in 0..SHARDS {
+            for address in pending(system, Shard(shard as u8)) {
+                let (sessions, origin) = (system.directory::<Self>(), system.system_origin());
+                let started = |it: &Self| it.started.keys().copied().collect::<Vec<_>>();
+                let started = sessions.look(&address, origin.clone(), started).await;
+                for id in started.unwrap_or_default() {
+                    match sessions.ask(&address, LoseRun { id }, origin.clone()).await {
+                        Ok(()) => lost += 1,
+                        Err(refusal) => tracing::debug!(%refusal, run = %id, "a run is lost later"),
+                    }
+                }
+            }
+        }
+        lost
+    }
+}
+
+/// The sessions of a shard that have something pending. Panics when rows cannot be read.
+fn pending(system: &System, shard: Shard) -> Vec<Address<ExtensionSession>> {
+    let prefix = format!("{}/", ExtensionSession::KIND).into_bytes();
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let (prefix, limit, newest_first) = (prefix.clone(), PENDING_STEP, false);
+        let family = PENDING_FAMILY;
+        let rows = system.rows(&RowRange { shard, family, prefix, after, newest_first, limit });
+        after = rows.last().map(|(key, _)| key.clone());
+        if after.is_none() {
+            return found;
+        }
+        let places = rows.iter().filter_map(|(_, row)| codec::decode::<Place>(row).ok());
+        found.extend(places.filter_map(Address::from_place));
+    }
+}
+
 /// Loses the runs whose time is over.
 pub(super) fn lose_late(turn: &mut Turn<'_, ExtensionSession>) {
     let now = turn.now();
@@ -195,9 +241,13 @@ fn lose(turn: &mut Turn<'_, ExtensionSession>, id: CallId) {
 
 #[cfg(test)]
 mod tests {
-    use supervision::Entity;
+    use std::sync::Arc;
+
+    use billing::wallet::{Actions, Spender, Grant, Kind, PlaceHold, Reason, Wallet, wallet_address};
+    use persistence::{Journal, MasterKey, Options};
+    use supervision::SystemOptions;
     use supervision::testkit::Given;
-    use types::{AppId, TenantId, UserId};
+    use types::{Amount, AppId, GrantId, TenantId, UserId};
 
     use super::*;
     use crate::session::{Applied, ApplyRun, Ran};
@@ -263,6 +313,62 @@ mod tests {
         let given = then.then();
         assert!(given.state().is_pending(), "its hold is still to be released");
         assert_eq!(given.when(ended(1)).refused().0, "run_lost");
+    }
+
+    fn system(folder: &std::path::Path) -> Arc<System> {
+        let journal = Journal::open(Options::new(folder), &MasterKey::from_bytes([7; 32]));
+        let builder = System::builder(SystemOptions::new(journal.unwrap()));
+        crate::register(billing::register(builder)).start()
+    }
+
+    /// Starts a run with a hold, and ends as a process that is cut off does.
+    async fn cut_off(folder: &std::path::Path) {
+        let system = system(folder);
+        let (origin, started) = (system.system_origin(), started(1));
+        let (wallets, tenant) = (system.directory::<Wallet>(), started.scope.tenant);
+        let (id, credits) = (GrantId(1), Amount::new(100).unwrap());
+        let grant = Grant::new(id, tenant, credits, Kind::Paid, Reason::Topup);
+        wallets.ask(&wallet_address(tenant), grant, origin.clone()).await.unwrap();
+        let (id, amount, reason) = (HoldId(1), Amount::new(6).unwrap(), "call".to_owned());
+        let call = Some(CallId(1));
+        let hold = PlaceHold {
+            id,
+            amount,
+            ttl_ms: 3_600_000,
+            reason,
+            call,
+            spender: Spender::default(),
+            actions: Actions::default(),
+        };
+        wallets.ask(&wallet_address(tenant), hold, origin.clone()).await.unwrap();
+        let sessions = system.directory::<ExtensionSession>();
+        let address = started.scope.address();
+        sessions.ask(&address, StartRun { started, ms_max: STARTED_MS_MAX }, origin).await.unwrap();
+        system.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_a_process_that_ended_has_started_is_lost_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        cut_off(folder.path()).await;
+        let system = system(folder.path());
+        assert_eq!(ExtensionSession::lose_left_behind(&system).await, 1);
+        assert_eq!(ExtensionSession::lose_left_behind(&system).await, 0);
+        let (tenant, now) = (TenantId(7), system.clock().now());
+        // The hold goes back by itself, long before the run's time is over.
+        loop {
+            let available = move |wallet: &Wallet| wallet.balance(now).available;
+            let (wallets, origin) = (system.directory::<Wallet>(), system.system_origin());
+            if wallets.look(&wallet_address(tenant), origin, available).await.unwrap() == 100 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        let sessions = system.directory::<ExtensionSession>();
+        let (address, origin) = (started(1).scope.address(), system.system_origin());
+        let refused = sessions.ask(&address, ended(1), origin).await.unwrap_err();
+        assert_eq!(refused.code, "run_lost");
+        system.stop().await;
     }
 
     #[test]

@@ -63,6 +63,7 @@ pub(super) async fn part(
     for address in waiting_mails(system, user) {
         mail::cancel(system, &address, origin.clone()).await?;
     }
+    crate::agency::leave(system, user, origin).await?;
     system.port::<super::Farewells>().part(system, Subject::User(user), origin).await?;
     if let Some(email) = &known.email {
         let claim = email.claim(identity.claim_key());

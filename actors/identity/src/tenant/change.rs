@@ -62,7 +62,7 @@ impl ChangeMember {
         }
         let known = state.staff.grants.get(&user).cloned().unwrap_or_default();
         if let Some(scopes) = grants.filter(|grants| *grants != known) {
-            check_grants(&known, &scopes, &rights)?;
+            check_grants(turn.state(), &known, &scopes, &rights)?;
             events.push(TenantEvent::GrantsSet(GrantsSet { user, scopes }));
         }
         let is_active = !state.staff.inactive.contains(&user);
@@ -120,23 +120,9 @@ impl Handle<ChangeMember> for Tenant {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use supervision::testkit::Given;
-    use types::TenantId;
 
+    use super::super::fixtures::{ADA, BOB, acme};
     use super::*;
-    use crate::tenant::{self, AddMember};
-
-    const ACME: TenantId = TenantId(50);
-    const ADA: UserId = UserId(5);
-    const BOB: UserId = UserId(6);
-
-    fn acme() -> Given<Tenant> {
-        let (name, owner_role) = ("Acme".to_owned(), tenant::OWNER_ROLE.to_owned());
-        let create = tenant::Create { id: ACME, name, owner: ADA, owner_role, direct: false };
-        let (role, rights) = ("user".to_owned(), Scopes::all());
-        let add = AddMember { user: BOB, role, rights, is_new: true };
-        Given::nothing().when(create).then().when(add).then()
-    }
 
     fn change(user: UserId, change: MemberChange) -> ChangeMember {
         ChangeMember { user, change, rights: Scopes::all() }

@@ -83,23 +83,16 @@ impl Handle<Admit> for Tenant {
 #[cfg(test)]
 mod tests {
     use supervision::testkit::Given;
-    use types::{Scopes, TenantId};
+    use types::Scopes;
 
+    use super::super::fixtures::{ADA, BOB, acme_with, terms};
     use super::*;
-    use crate::tenant::{self, AddMember, ChangeMember, MemberChange, RemoveMember};
+    use crate::tenant::{self, ChangeMember, MemberChange, RemoveMember};
 
-    const ACME: TenantId = TenantId(50);
-    const ADA: UserId = UserId(5);
-    const BOB: UserId = UserId(6);
     const EVE: UserId = UserId(7);
 
-    /// Owned by Ada, with Bob as an administrator.
     fn acme() -> Given<Tenant> {
-        let (name, owner_role) = ("Acme".to_owned(), tenant::OWNER_ROLE.to_owned());
-        let create = tenant::Create { id: ACME, name, owner: ADA, owner_role, direct: false };
-        let (role, rights) = ("admin".to_owned(), Scopes::all());
-        let add = AddMember { user: BOB, role, rights, is_new: true };
-        Given::nothing().when(create).then().when(add).then()
+        acme_with("admin")
     }
 
     fn by(inviter: Inviter, role: &str) -> Admit {
@@ -143,16 +136,7 @@ mod tests {
     fn a_role_of_the_same_name_is_another_role() {
         let clerk = |list: &[&str]| tenant::CreateRole {
             name: "clerk".to_owned(),
-            terms: crate::role::Terms {
-                display_name: String::new(),
-                scopes: list.iter().copied().collect(),
-                attributes: serde_json::json!({}).into(),
-                extensions: Vec::new(),
-                confirmation_policy: "default_off".to_owned(),
-                max_concurrent_tasks: 1,
-                monthly_action_limit: 1,
-                context_window: 1,
-            },
+            terms: terms(list),
             rights: Scopes::all(),
         };
         let (role, given) = acme().when(clerk(&["wallet:read"])).reply();

@@ -231,7 +231,7 @@ impl Handle<SetGrants> for Tenant {
         if scopes == known {
             return Ok(known);
         }
-        check_grants(&known, &scopes, &rights)?;
+        check_grants(turn.state(), &known, &scopes, &rights)?;
         let id = details.id;
         let event = TenantEvent::GrantsSet(GrantsSet { user, scopes: scopes.clone() });
         record_telling(turn, id, event);
@@ -240,8 +240,13 @@ impl Handle<SetGrants> for Tenant {
 }
 
 /// Whether somebody with these rights may put one list of grants in the place of another.
-pub(super) fn check_grants(known: &Scopes, new: &Scopes, rights: &Scopes) -> Result<(), Refusal> {
-    check_scopes("scopes", new, GRANTS_BYTES_MAX)?;
+pub(super) fn check_grants(
+    tenant: &Tenant,
+    known: &Scopes,
+    new: &Scopes,
+    rights: &Scopes,
+) -> Result<(), Refusal> {
+    check_scopes("scopes", new, GRANTS_BYTES_MAX, |scope| tenant.has_named(scope))?;
     let differs = |a: &Scopes, b: &Scopes| -> Scopes {
         a.as_slice().iter().filter(|scope| !b.as_slice().contains(scope)).cloned().collect()
     };

@@ -27,7 +27,7 @@ impl Handle<CreateRole> for Tenant {
     fn handle(turn: &mut Turn<'_, Self>, command: CreateRole) -> Result<Role, Refusal> {
         let CreateRole { name, terms, rights } = command;
         check_name(&name)?;
-        terms.check()?;
+        terms.check(|scope| turn.state().has_named(scope))?;
         check_within(&terms.scopes, &rights)?;
         let tenant = turn.state().existing()?.id;
         let roles = &turn.state().staff.roles;
@@ -134,7 +134,7 @@ impl Handle<UpdateRole> for Tenant {
         let UpdateRole { id, change, cascade, rights } = command;
         let known = turn.state().existing_role(id)?.clone();
         let terms = change.on(&known.terms);
-        terms.check()?;
+        terms.check(|scope| turn.state().has_named(scope))?;
         check_within(&known.terms.scopes, &rights)?;
         check_within(&terms.scopes, &rights)?;
         let tenant = turn.state().existing()?.id;

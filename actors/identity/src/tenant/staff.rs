@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use supervision::{Backoff, Retry, Timestamp};
 use types::{Personal, RoleIdentifier, Scopes, TenantId, UserId};
 
-use super::{Details, TenantEvent};
+use super::{Details, OwnScope, TenantEvent};
 use crate::role::{self, Role};
 use crate::user::Membership;
 
@@ -30,6 +30,8 @@ pub struct Staff {
     pub inactive: BTreeSet<UserId>,
     /// What is kept of members; see [`super::MemberAttributesSet`].
     pub attributes: BTreeMap<UserId, Personal>,
+    /// The scopes that it has named, by name.
+    pub scopes: BTreeMap<String, OwnScope>,
 }
 
 /// What a member is, switched on or off.
@@ -111,6 +113,12 @@ impl Staff {
             }
             TenantEvent::RoleRemoved(it) => {
                 self.roles.remove(&it.name);
+            }
+            TenantEvent::ScopeSet(it) => {
+                self.scopes.insert(it.scope.name(), it.scope.clone());
+            }
+            TenantEvent::ScopeRemoved(it) => {
+                self.scopes.remove(&it.name);
             }
             TenantEvent::RoleCascaded(it) => {
                 let members = details.into_iter().flat_map(|details| &details.members);

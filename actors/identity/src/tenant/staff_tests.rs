@@ -3,12 +3,9 @@
 use supervision::testkit::{Given, Then};
 use types::RoleIdentifier;
 
+use super::fixtures::{ACME, ADA, BOB, terms};
 use super::*;
-use crate::role::Terms;
 
-const ACME: TenantId = TenantId(50);
-const ADA: UserId = UserId(5);
-const BOB: UserId = UserId(6);
 const EVE: UserId = UserId(7);
 
 fn scopes(list: &[&str]) -> Scopes {
@@ -46,19 +43,6 @@ fn remove(user: UserId) -> RemoveMember {
 
 fn role_of(given: &Given<Tenant>, user: UserId) -> Option<String> {
     given.state().membership(user).map(|it| it.role)
-}
-
-fn terms(list: &[&str]) -> Terms {
-    Terms {
-        display_name: "Clerk".to_owned(),
-        scopes: scopes(list),
-        attributes: json!({}).into(),
-        extensions: Vec::new(),
-        confirmation_policy: "default_off".to_owned(),
-        max_concurrent_tasks: 3,
-        monthly_action_limit: 500,
-        context_window: 20,
-    }
 }
 
 fn clerk(list: &[&str], rights: Scopes) -> CreateRole {
