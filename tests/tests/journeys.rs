@@ -122,10 +122,10 @@ mod erasure;
 #[path = "journeys/freezes.rs"]
 mod freezes;
 
-#[path = "journeys/tasks.rs"]
-mod tasks;
 #[path = "journeys/copies.rs"]
 mod copies;
+#[path = "journeys/tasks.rs"]
+mod tasks;
 
 #[path = "journeys/agencies.rs"]
 mod agencies;

@@ -84,6 +84,32 @@ impl CallAnswer {
     }
 }
 
+/// Whether one answer is sent, or a list of them.
+#[derive(Clone, Copy)]
+pub(crate) enum Shape {
+    Single,
+    List,
+    /// One of [`crate::webhook`]: a failure is not recorded, so that it is tried again.
+    Delivery,
+}
+
+impl Shape {
+    /// Whether it is recorded, when the client gave a key.
+    pub(crate) fn records(self, answers: &[CallAnswer]) -> bool {
+        !matches!(self, Self::Delivery) || answers.iter().all(CallAnswer::is_success)
+    }
+
+    /// The HTTP body.
+    pub(crate) fn render(self, answers: &[CallAnswer]) -> Vec<u8> {
+        let body = match (self, answers) {
+            (Self::Single | Self::Delivery, [answer]) => serde_json::to_vec(answer),
+            _ => serde_json::to_vec(answers),
+        };
+        // An answer holds nothing that JSON cannot say.
+        body.unwrap_or_default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

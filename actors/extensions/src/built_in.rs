@@ -10,11 +10,11 @@ use serde_json::Value;
 use supervision::{Origin, Refusal, System};
 use types::{CallId, Caller, TenantId, UserId};
 
-use crate::answer::CallAnswer;
+use crate::answer::{CallAnswer, Shape};
 use crate::execute::ran_item;
 use crate::flights::Flight;
 use crate::ir::ActionType;
-use crate::runtime::{Call, Request, Shape};
+use crate::runtime::{Call, Request};
 use crate::session::{Action, RanItem};
 
 /// One call of a function that is built in.

@@ -22,8 +22,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use types::{AppId, CallId, TenantId, UserId};
 
+use crate::answer::Shape;
 use crate::execute::shortened;
-use crate::runtime::{Call, Request, Shape};
+use crate::runtime::{Call, Request};
 use crate::session::{NOBODY, Scope};
 use crate::share::{SessionLimits, Share, Shares};
 

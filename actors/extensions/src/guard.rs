@@ -40,13 +40,13 @@ use supervision::idempotency::Ticketed;
 use supervision::{Address, Class, Entity as _, Refusal, System};
 use types::{AppId, CallId, Caller, CallerKind, ConfirmationId, TenantId, UserId, home_of};
 
-use crate::answer::CallAnswer;
+use crate::answer::{CallAnswer, Shape};
 use crate::catalogue::CompiledApp;
 use crate::flights::Flying;
 use crate::hold::Hold;
 use crate::ir::{self, ActionType};
 use crate::outside::Nesting;
-use crate::runtime::{Begun, Call, Extensions, Quote, QuotedCall, Request, Shape, begin, scope_of};
+use crate::runtime::{Begun, Call, Extensions, Quote, QuotedCall, Request, begin, scope_of};
 use crate::session::{ExtensionSession, Fate, LoseRun};
 
 mod card;

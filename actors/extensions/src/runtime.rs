@@ -29,7 +29,7 @@ use types::{AppId, CallId, Caller, HoldId, SharePercent, TenantId, UserId, home_
 
 use crate::allowance;
 use crate::announce;
-use crate::answer::{CallAnswer, Trace};
+use crate::answer::{CallAnswer, Shape, Trace};
 use crate::built_in::{BuiltIn, carry_out};
 use crate::catalogue::{Apps, CompiledApp};
 use crate::consent;
@@ -547,31 +547,6 @@ impl Extensions {
 
     fn built_in(&self, app: &str) -> Option<&Arc<dyn BuiltIn>> {
         self.built_in.iter().find(|known| known.id() == app)
-    }
-}
-
-/// Whether one answer is sent, or a list of them.
-#[derive(Clone, Copy)]
-pub(crate) enum Shape {
-    Single,
-    List,
-    /// One of [`crate::webhook`]: a failure is not recorded, so that it is tried again.
-    Delivery,
-}
-
-impl Shape {
-    fn records(self, answers: &[CallAnswer]) -> bool {
-        !matches!(self, Self::Delivery) || answers.iter().all(CallAnswer::is_success)
-    }
-
-    /// The HTTP body.
-    pub(crate) fn render(self, answers: &[CallAnswer]) -> Vec<u8> {
-        let body = match (self, answers) {
-            (Self::Single | Self::Delivery, [answer]) => serde_json::to_vec(answer),
-            _ => serde_json::to_vec(answers),
-        };
-        // An answer holds nothing that JSON cannot say.
-        body.unwrap_or_default()
     }
 }
 

@@ -20,24 +20,25 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use billing::wallet::{Settle, SettleItem, Wallet, wallet_address};
 use persistence::codec;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use supervision::{
     Address, Backoff, Class, Command, EffectContext, Entity, Handle, Need, Refusal, Retried, Retry,
-    Retrying, RowDraft, Timestamp, Turn, retry,
+    Retrying, RowDraft, Timestamp, Turn,
 };
 use types::{
-    AppId, CallId, ConfirmationId, Credits, HoldId, JsonBytes, SharePercent, TenantId, UserId,
-    base32, home_of, owner_of_tenant,
+    AppId, CallId, ConfirmationId, HoldId, JsonBytes, SharePercent, TenantId, UserId, base32,
+    home_of, owner_of_tenant,
 };
 
 use crate::ir::ActionType;
 
 pub mod indexes;
 mod past;
+mod settling;
 mod started;
+pub use settling::MarkSettled;
 pub use started::{
     Completed, Fate, LoseRun, Lost, STARTED_MAX, STARTED_MS_MAX, STARTED_TASK_MS_MAX, StartRun,
     Started, StartedCall, Usage,
@@ -373,7 +374,7 @@ impl Entity for ExtensionSession {
     }
 
     async fn perform(effect: SettleRun, context: EffectContext<Self>) {
-        settle(effect, context).await;
+        settling::settle(effect, context).await;
     }
 
     fn observe(&self) -> serde_json::Value {
@@ -437,35 +438,6 @@ impl Retrying for ExtensionSession {
     fn retried() -> SessionEvent {
         SessionEvent::Retried(Retried {})
     }
-}
-
-/// Draws from the hold what was done, and tells the session.
-async fn settle(effect: SettleRun, context: EffectContext<ExtensionSession>) {
-    let SettleRun { id, run } = effect;
-    let (system, origin) = (context.system, context.origin);
-    let wallets = system.directory::<Wallet>();
-    let command = Settle { hold: run.hold, items: items(&run), end: true };
-    let outcome = wallets.ask(&wallet_address(run.tenant), command, origin.clone()).await;
-    let settled = match retry::verdict(outcome) {
-        None => return,
-        Some(Ok(settlement)) => MarkSettled { id, charged: settlement.captured, refused: None },
-        Some(Err(refusal)) => MarkSettled { id, charged: 0, refused: Some(refusal.code) },
-    };
-    let sessions = system.directory::<ExtensionSession>();
-    if let Err(refusal) = sessions.ask(&context.address, settled, origin).await {
-        tracing::debug!(%refusal, run = %id, "what a run cost is not noted yet; it is tried again");
-    }
-}
-
-fn items(run: &Unsettled) -> Vec<SettleItem> {
-    let item = |&(index, price, fee): &(u32, i64, i64)| SettleItem {
-        id: u128::from(index),
-        app: run.app.clone(),
-        price: Credits(price),
-        fee: Credits(fee),
-        share: run.share,
-    };
-    run.items.iter().map(item).collect()
 }
 
 /// Takes a run in. Refused with [`DOCUMENTS_CHANGED`] when something it read is another now.
@@ -552,34 +524,6 @@ impl Handle<ApplyRun> for ExtensionSession {
 /// The version in a document's row.
 fn version_of(row: &[u8]) -> Option<u64> {
     codec::decode_prefix::<u64>(row).ok().map(|(version, _)| version)
-}
-
-/// Says that a run was paid for, or why it could not be. A repetition changes nothing.
-#[derive(Clone, Debug)]
-pub struct MarkSettled {
-    /// The call or batch.
-    pub id: CallId,
-    /// What it cost, in credits.
-    pub charged: i64,
-    /// The code with which the wallet refused.
-    pub refused: Option<String>,
-}
-
-impl Command for MarkSettled {
-    const NAME: &'static str = "mark_settled";
-    const ESSENTIAL: bool = true;
-}
-
-impl Handle<MarkSettled> for ExtensionSession {
-    type Reply = ();
-
-    fn handle(turn: &mut Turn<'_, Self>, command: MarkSettled) -> Result<(), Refusal> {
-        let MarkSettled { id, charged, refused } = command;
-        if turn.state().unsettled.contains_key(&id) {
-            turn.record(SessionEvent::Settled(Settled { id, charged, refused }));
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

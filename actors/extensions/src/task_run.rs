@@ -24,13 +24,13 @@ use supervision::{
 use tokio::sync::watch;
 use types::{CallId, Personal, TaskId, home_of};
 
-use crate::answer::CallAnswer;
+use crate::answer::{CallAnswer, Shape};
 use crate::flights::{Flight, Flying, Sort};
 use crate::guard::Intercepted;
 use crate::hold::Hold;
 use crate::hosts::OUTCOME_UNKNOWN;
 use crate::outside::{Acts, Nesting};
-use crate::runtime::{Begun, Call, Extensions, Plan, Request, Shape, begin};
+use crate::runtime::{Begun, Call, Extensions, Plan, Request, begin};
 use crate::session::{ExtensionSession, Fate, LoseRun, NOBODY, Scope};
 use crate::task::{
     ANSWER_BYTES_MAX, ANSWER_LABEL, Active, BeginTask, End, EndTask, PARAMS_LABEL, State, Task,

@@ -25,13 +25,13 @@ use supervision::{Class, Entity as _, Origin, Refusal, System};
 use tokio::time::Instant;
 use types::{CallId, JsonBytes, Personal, TaskId, TenantId, UserId, owner_of_tenant, rfc3339};
 
-use crate::answer::CallAnswer;
+use crate::answer::{CallAnswer, Shape};
 use crate::execute::{BATCH_TIME_MAX, action_of};
 use crate::flights::Flight;
 use crate::hold::{HOLD_TTL_MS, Hold};
 use crate::ir;
 use crate::outside::Nesting;
-use crate::runtime::{Call, Extensions, Plan, Request, Settings, Shape};
+use crate::runtime::{Call, Extensions, Plan, Request, Settings};
 use crate::session::{NOBODY, Scope};
 use crate::task::{
     ANSWER_FAMILY, ANSWER_LABEL, Acting, AnswerRow, AskCancel, CreateTask, Details,

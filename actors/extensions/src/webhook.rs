@@ -28,11 +28,11 @@ use serde_json::{Map, Value, json};
 use supervision::{Class, IdempotencyKey, Origin, Refusal, System};
 use types::{AppId, Caller, CallerKind, Scopes, TenantId};
 
-use crate::answer::CallAnswer;
+use crate::answer::{CallAnswer, Shape};
 use crate::catalogue::CompiledApp;
 use crate::ir::Webhook;
 use crate::outside::Nesting;
-use crate::runtime::{Call, Extensions, Request, Shape};
+use crate::runtime::{Call, Extensions, Request};
 
 /// Bytes of a delivery's body.
 pub const WEBHOOK_BODY_BYTES_MAX: usize = 1024 * 1024;

@@ -394,15 +394,13 @@ impl Entity for Freeze {
         let (freezer, freezes) = (system.port::<Freezer>(), system.directory::<Self>());
         let done = match effect {
             FreezeEffect::Lift(standing) => return freezer.lift(&system, &standing),
-            FreezeEffect::Stop(standing) => {
-                match freezer.stop(&system, &standing, &origin).await {
-                    Ok((tally, cards)) => {
-                        let finish = Finish { number: standing.number, tally, cards };
-                        freezes.ask(&address, finish, origin).await
-                    }
-                    Err(refusal) => Err(refusal),
+            FreezeEffect::Stop(standing) => match freezer.stop(&system, &standing, &origin).await {
+                Ok((tally, cards)) => {
+                    let finish = Finish { number: standing.number, tally, cards };
+                    freezes.ask(&address, finish, origin).await
                 }
-            }
+                Err(refusal) => Err(refusal),
+            },
             FreezeEffect::Note(standing) => match freezer.tell(&system, &standing, &origin).await {
                 Err(refusal) if refusal.class.may_pass() => Err(refusal),
                 told => {

@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 
-use billing::wallet::{Debit, Spender, Reason, Wallet, wallet_address};
+use billing::wallet::{Debit, Reason, Spender, Wallet, wallet_address};
 use serde::{Deserialize, Serialize};
 use supervision::{
     Address, Command, Handle, Origin, Refusal, Retried, System, Timestamp, Turn, retry,

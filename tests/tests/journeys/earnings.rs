@@ -89,14 +89,18 @@ async fn calls_are_earned_and_paid_out_to_the_last_credit() {
     decide("reject", &payout["id"]).send().await.problem(409, "payout_ended");
     decide("approve", &json!(999_999)).send().await.problem(404, "not_found");
 
-    // After a restart nothing is credited again, and all adds up.
+    it_all_adds_up(server, &ada, &bob).await;
+}
+
+/// After a restart nothing is credited again, and all adds up.
+async fn it_all_adds_up(server: Server, ada: &User, bob: &User) {
     let server = server.restart().await;
     let api = &server.api;
-    credited(&server, &bob).await;
-    let all = api.get("/v1/developer/earnings").as_user(&ada).send().await.ok(200);
+    credited(&server, bob).await;
+    let all = api.get("/v1/developer/earnings").as_user(ada).send().await.ok(200);
     let credits = |name: &str| all[name].as_i64().unwrap();
     assert_eq!((credits("total_earned"), credits("paid_out"), credits("available")), (20, 12, 8));
-    let payouts = api.get("/v1/developer/payouts").as_user(&ada).send().await.ok(200);
+    let payouts = api.get("/v1/developer/payouts").as_user(ada).send().await.ok(200);
     assert_eq!(text(&payouts[0]["status"]), "paid");
     server.stop().await;
 }

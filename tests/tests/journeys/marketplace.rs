@@ -101,23 +101,27 @@ async fn an_app_goes_through_review_and_is_found_by_everybody() {
     let featured = api.get("/v1/marketplace/featured").send().await.ok(200);
     assert_eq!(featured[0]["app_id"], "shelf");
 
-    // What is known survives a restart.
+    it_is_kept_and_taken_back(server, &ada).await;
+}
+
+/// What is known survives a restart, and ends as its developer says.
+async fn it_is_kept_and_taken_back(server: Server, ada: &User) {
     let server = server.restart().await;
     let api = &server.api;
     let found = api.get("/v1/marketplace/apps?search=library").send().await.ok(200);
     assert_eq!((&found["total"], &found["apps"][0]["featured"]), (&json!(1), &json!(true)));
-    let suspend = api.post("/v1/developer/apps/shelf/suspend", &json!({})).as_user(&ada);
+    let suspend = api.post("/v1/developer/apps/shelf/suspend", &json!({})).as_user(ada);
     assert_eq!(suspend.send().await.ok(200)["status"], "suspended");
     assert_eq!(api.get("/v1/marketplace/apps").send().await.ok(200)["total"], 0);
     let gone = api.request(Method::DELETE, "/v1/developer/apps/shelf");
-    let wrong = gone.clone().json(json!({"confirm_name": "shell"}).to_string()).as_user(&ada);
+    let wrong = gone.clone().json(json!({"confirm_name": "shell"}).to_string()).as_user(ada);
     wrong.send().await.problem(422, "validation_error");
-    let right = gone.json(json!({"confirm_name": "shelf"}).to_string()).as_user(&ada);
+    let right = gone.json(json!({"confirm_name": "shelf"}).to_string()).as_user(ada);
     right.send().await.ok(200);
-    api.get("/v1/developer/apps/shelf").as_user(&ada).send().await.problem(404, "not_found");
+    api.get("/v1/developer/apps/shelf").as_user(ada).send().await.problem(404, "not_found");
     let again = json!({"app_id": "shelf", "display_name": "Again",
         "git_url": "https://example.com/again.git"});
-    let again = api.post("/v1/developer/apps", &again).as_user(&ada).send().await;
+    let again = api.post("/v1/developer/apps", &again).as_user(ada).send().await;
     again.problem(409, "app_id_taken");
     server.stop().await;
 }

@@ -243,7 +243,9 @@ fn lose(turn: &mut Turn<'_, ExtensionSession>, id: CallId) {
 mod tests {
     use std::sync::Arc;
 
-    use billing::wallet::{Actions, Spender, Grant, Kind, PlaceHold, Reason, Wallet, wallet_address};
+    use billing::wallet::{
+        Actions, Grant, Kind, PlaceHold, Reason, Spender, Wallet, wallet_address,
+    };
     use persistence::{Journal, MasterKey, Options};
     use supervision::SystemOptions;
     use supervision::testkit::Given;
