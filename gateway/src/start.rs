@@ -391,6 +391,7 @@ async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, 
     }
     let admission = Admission::new(args.tenant_rate, args.anonymous_rate);
     freezer.watch(admission.turnstile().clone());
+    system.recover_own_times()?;
     portability.load(&system)?;
     let frozen = freezer.load(&system);
     if frozen > 0 {
@@ -400,9 +401,9 @@ async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, 
     if lost > 0 {
         tracing::info!(lost, "runs that had gone outside are recorded as unknown");
     }
-    let recovered = system.recover()?;
     let apps = system.port::<Storefront>().load(&system);
     tracing::debug!(apps, "the shop window is laid out");
+    let recovered = system.recover()?;
     let (service_token, derived) = service_token(args, &master)?;
     let (stop, stopping) = watch::channel(false);
     let board = Board::default();

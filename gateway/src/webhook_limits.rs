@@ -30,7 +30,7 @@ type Limiter<K> =
 
 /// The limits in force.
 pub struct WebhookLimits {
-    addresses: Limiter<(IpAddr, AppId)>,
+    addresses: Limiter<(IpAddr, AppId, TenantId)>,
     apps: Limiter<(AppId, TenantId)>,
     policy: HeaderValue,
     clock: DefaultClock,
@@ -77,7 +77,7 @@ impl WebhookLimits {
         };
         let mut left = Left { address: 0, app: 0 };
         if let Some(address) = address {
-            let checked = self.addresses.check_key(&(address, app.clone()));
+            let checked = self.addresses.check_key(&(address, app.clone(), payer));
             let snapshot = checked
                 .map_err(|until| refused(ADDRESS, until.wait_time_from(self.clock.now()), left))?;
             left.address = snapshot.remaining_burst_capacity();

@@ -86,8 +86,8 @@ impl System {
         self.core.reminders.set_own_time(home, ahead_ms);
     }
 
-    /// Reads the rows: before the reminders, which fire by them.
-    pub(crate) fn recover_own_times(&self) -> Result<(), ReadError> {
+    /// Reads the rows: before anything of such a home runs. A repetition changes nothing.
+    pub fn recover_own_times(&self) -> Result<(), ReadError> {
         for shard in 0..SHARDS {
             let mut after = None;
             loop {

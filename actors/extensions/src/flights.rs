@@ -126,12 +126,17 @@ pub enum Stopped {
 struct Slot {
     flying: Flying,
     phase: watch::Sender<Phase>,
+    /// Who wanted it stopped while it could not be.
+    wish: Mutex<Option<Refusal>>,
 }
 
 impl Slot {
     fn stop(&self, refusal: &Refusal) {
         self.phase.send_if_modified(|phase| {
             let is_flying = matches!(phase, Phase::Flying);
+            if matches!(phase, Phase::Landing) {
+                *self.wish.lock() = Some(refusal.clone());
+            }
             if is_flying {
                 *phase = Phase::Stopped(refusal.clone());
             }
@@ -163,7 +168,8 @@ impl Flights {
     /// Enters one.
     pub fn enter(self: &Arc<Self>, flying: Flying) -> Flight {
         let id = flying.id;
-        let slot = Arc::new(Slot { flying, phase: watch::Sender::new(Phase::default()) });
+        let phase = watch::Sender::new(Phase::default());
+        let slot = Arc::new(Slot { flying, phase, wish: Mutex::default() });
         self.slots.lock().insert(id, slot.clone());
         Flight { flights: self.clone(), slot, share: None }
     }
@@ -264,6 +270,13 @@ impl Flight {
     pub fn watch(&self) -> impl Fn() -> bool + Send + Sync + 'static {
         let phase = self.slot.phase.subscribe();
         move || matches!(*phase.borrow(), Phase::Stopped(_))
+    }
+
+    /// It surely was not recorded: whoever wanted it stopped meanwhile has it so.
+    pub(crate) fn give_in(&self) -> Result<(), Refusal> {
+        let wish = self.slot.wish.lock().take();
+        wish.iter().for_each(|refusal| self.slot.stop(refusal));
+        self.check()
     }
 
     /// Resolves with the refusal once it was stopped.

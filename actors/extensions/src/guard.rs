@@ -122,6 +122,11 @@ impl Leave {
         Self::Within { is_confirmed }
     }
 
+    /// Whether a person has confirmed what led here.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        matches!(self.within(), Self::Within { is_confirmed: true })
+    }
+
     pub(crate) fn confirmed(&self) -> Option<&Confirmed> {
         match self {
             Self::Confirmed(confirmed) => Some(confirmed),
@@ -456,6 +461,8 @@ impl Extensions {
         policy: &ConfirmationPolicy,
     ) -> Result<(), Refusal> {
         let ([call], Some(user)) = (calls, request.user) else { return Err(Refusal::crashed()) };
+        // What has acted is never void.
+        self.check_unbegun(system, request, confirmed, called).await?;
         let weighed = (called.weigh)(call);
         let (what, content) = ((called, call, &weighed), confirmed.content.clone());
         let now = draft(request, user, what, content, policy)?;
@@ -465,6 +472,16 @@ impl Extensions {
             let refusal = Refusal::conflict(VOID, "this is no longer what was confirmed");
             return Err(refusal.with_facts(&facts));
         }
+        Ok(())
+    }
+
+    async fn check_unbegun(
+        &self,
+        system: &Arc<System>,
+        request: &Request,
+        confirmed: &Confirmed,
+        called: &Called<'_>,
+    ) -> Result<(), Refusal> {
         let address = scope_of(request, called.app.clone()).address();
         if system.locate(ExtensionSession::KIND, address.id()).is_none() {
             return Ok(());
@@ -491,7 +508,8 @@ impl Extensions {
     ) -> Result<Hold, Refusal> {
         match leave.confirmed() {
             None => Hold::place(system, request, id, quote, place).await,
-            Some(confirmed) if as_task => {
+            // What costs nothing was counted when its card was opened.
+            Some(confirmed) if as_task && confirmed.held.is_some() => {
                 Hold::end_of_card(system, request, confirmed.held).await;
                 Hold::place(system, request, id, quote, place).await
             }
@@ -500,6 +518,17 @@ impl Extensions {
                 Ok(Hold::of_card(system, tenant, origin, confirmed.held))
             }
         }
+    }
+
+    /// Whether a claim of this caller's that their user has confirmed counts, here and in what the
+    /// call leads to.
+    async fn believes_claims_of(&self, request: &Request) -> Result<bool, Refusal> {
+        let (Some(guard), Some(user)) = (self.guard(), request.user) else { return Ok(false) };
+        if request.caller.kind != CallerKind::User {
+            return Ok(false);
+        }
+        let policy = guard.policy(request.tenant, user, &request.caller.role).await?;
+        Ok(!policy.is_enforced())
     }
 
     /// Calls one function, by the guarded way: what waits for a person is answered as its card.
@@ -511,7 +540,8 @@ impl Extensions {
         call: Call,
         is_claimed: bool,
     ) -> Result<Operated, Refusal> {
-        let leave = if is_claimed { Leave::Claimed } else { Leave::Policy };
+        let is_believed = is_claimed && self.believes_claims_of(&request).await?;
+        let leave = if is_believed { Leave::Claimed } else { Leave::Policy };
         let (tenant, user, origin) = (request.tenant, request.user, request.origin.clone());
         let function = call.function.clone();
         let nesting = Nesting { leave, ..Nesting::root() };

@@ -229,24 +229,29 @@ impl Handle<MakeInstallKey> for InstallKeys {
 
     fn handle(turn: &mut Turn<'_, Self>, command: MakeInstallKey) -> Result<InstallKey, Refusal> {
         let MakeInstallKey { id, app, name, shown, hash, made_by } = command;
-        if name.chars().count() > INSTALL_KEY_NAME_CHARS_MAX || name.chars().any(char::is_control) {
-            let message =
-                format!("at most {INSTALL_KEY_NAME_CHARS_MAX} characters, none of control");
-            return Err(Refusal::invalid("name", message));
-        }
         let keys = &turn.state().keys;
         if let Some(known) = keys.get(&id) {
             return Ok(known.clone());
         }
-        if keys.len() >= INSTALL_KEYS_MAX {
-            let message = format!("a tenant has at most {INSTALL_KEYS_MAX}; revoke one first");
-            return Err(Refusal::conflict("too_many_keys", message));
-        }
+        check(&name, keys.len())?;
         let created_at = turn.now();
         let key = InstallKey { id, app, name, shown, hash, made_by, created_at };
         turn.record(InstallKeyEvent::Made(InstallKeyMade { key: key.clone() }));
         Ok(key)
     }
+}
+
+/// 422 and 409 for a key that is not made beside so many.
+fn check(name: &str, keys: usize) -> Result<(), Refusal> {
+    if name.chars().count() > INSTALL_KEY_NAME_CHARS_MAX || name.chars().any(char::is_control) {
+        let message = format!("at most {INSTALL_KEY_NAME_CHARS_MAX} characters, none of control");
+        return Err(Refusal::invalid("name", message));
+    }
+    if keys >= INSTALL_KEYS_MAX {
+        let message = format!("a tenant has at most {INSTALL_KEYS_MAX}; revoke one first");
+        return Err(Refusal::conflict("too_many_keys", message));
+    }
+    Ok(())
 }
 
 /// Revokes a key of an app: nothing accepts it from the answer on. 404 where there is none.
@@ -302,6 +307,10 @@ pub async fn claim(
     tenant: TenantId,
     origin: Origin,
 ) -> Result<(), Refusal> {
+    // What would be refused leaves no claim behind.
+    let (keys, at) = (system.directory::<InstallKeys>(), InstallKeys::address(tenant));
+    let count = keys.look(&at, origin.clone(), |keys: &InstallKeys| keys.keys.len()).await?;
+    check(&make.name, count)?;
     let (claims, claim) =
         (system.directory::<Claim>(), make.hash.claim(&system.port::<ClaimKey>()));
     let (holder, target) = (make.id.0, ClaimTarget { user: make.made_by, tenant });

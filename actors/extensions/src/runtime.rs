@@ -299,7 +299,8 @@ impl Extensions {
         let paid = self.pay(system, &request, (id, &leave, as_task), &quote, (&app.id, ttl_ms));
         let hold = paid.await?;
         if as_task {
-            return self.begin_task(system, request, (&ir, flight), calls, hold, ticket).await;
+            let how = (&*ir, flight, &leave);
+            return self.begin_task(system, request, how, calls, hold, ticket).await;
         }
         let (calls, merge, watch) = (Arc::new(calls), intercepted.clone(), None);
         let plan =
@@ -348,7 +349,8 @@ impl Extensions {
         let mut refused = Refusal::busy();
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 0 {
-                // Whoever freezes leaves alone what is landing, and this one did not.
+                // Who stops leaves alone what is landing, and this one did not.
+                plan.flight.give_in()?;
                 self.settings.frozen.check(request.tenant, request.user)?;
                 self.settings.frozen.check_app(&plan.app.id)?;
                 // The key was given back with the refusal: somebody may have been quicker.

@@ -18,7 +18,7 @@
 //! - A run whose hold expired before it could be settled (the server was down longer than the hold
 //!   lives) is charged late: what the wallet cannot pay, it owes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use persistence::codec;
 use serde::{Deserialize, Serialize};
@@ -190,8 +190,9 @@ pub struct ExtensionSession {
     unsettled: BTreeMap<CallId, Unsettled>,
     /// Of the oldest one of them.
     retry: Retry,
-    /// Ids sort by age.
     remembered: BTreeMap<CallId, Timestamp>,
+    /// The same by when they ended: the run of a card or a task has an older id.
+    by_age: BTreeSet<(Timestamp, CallId)>,
     runs: u64,
     items: u64,
     failed: u64,
@@ -287,7 +288,7 @@ pub struct SettleRun {
 
 impl Entity for ExtensionSession {
     const KIND: &'static str = "extension_session";
-    const SNAPSHOT_VERSION: u16 = 4;
+    const SNAPSHOT_VERSION: u16 = 5;
     type Event = SessionEvent;
     type Effect = SettleRun;
 
@@ -405,13 +406,16 @@ impl ExtensionSession {
     }
 
     fn remember(&mut self, id: CallId, at: Timestamp) {
-        self.remembered.insert(id, at);
-        let is_over = |since: &Timestamp| since.plus_ms(RUNS_REMEMBERED_MS) <= at;
-        while let Some((oldest, since)) = self.remembered.first_key_value() {
-            if self.remembered.len() <= RUNS_REMEMBERED_MAX && !is_over(since) {
+        if let Some(before) = self.remembered.insert(id, at) {
+            self.by_age.remove(&(before, id));
+        }
+        self.by_age.insert((at, id));
+        while let Some((since, oldest)) = self.by_age.first().copied() {
+            let is_over = since.plus_ms(RUNS_REMEMBERED_MS) <= at;
+            if self.remembered.len() <= RUNS_REMEMBERED_MAX && !is_over {
                 break;
             }
-            let oldest = *oldest;
+            self.by_age.pop_first();
             self.remembered.remove(&oldest);
         }
     }

@@ -36,8 +36,8 @@ use supervision::{
     Retrying, RowDraft, Timestamp, Turn,
 };
 use types::{
-    AppId, CallId, Caller, CallerKind, HoldId, Personal, Scopes, TaskId, TenantId, UserId, base32,
-    home_of, owner_of_tenant,
+    AppId, CallId, Caller, CallerKind, ConfirmationId, HoldId, Personal, Scopes, TaskId, TenantId,
+    UserId, base32, home_of, owner_of_tenant,
 };
 
 use crate::session::{Action, NOBODY, Scope};
@@ -142,6 +142,10 @@ pub struct Task {
     pub held: i64,
     /// Where that is held.
     pub hold: Option<HoldId>,
+    /// Whether a person has confirmed it, for what it calls in turn.
+    pub is_confirmed: bool,
+    /// The card by which it was confirmed.
+    pub confirmation: Option<ConfirmationId>,
 }
 
 impl Task {

@@ -17,16 +17,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use billing::wallet::{Wallet, wallet_address};
 use parking_lot::Mutex;
 use supervision::{
     Address, Class, EffectContext, IdempotencyKey, Origin, Refusal, RequestRef, System,
 };
 use tokio::sync::watch;
-use types::{CallId, Personal, TaskId, home_of};
+use types::{CallId, CallerKind, Personal, TaskId, home_of};
 
 use crate::answer::{CallAnswer, Shape};
 use crate::flights::{Flight, Flying, Sort};
-use crate::guard::Intercepted;
+use crate::guard::{Intercepted, Leave};
 use crate::hold::Hold;
 use crate::hosts::OUTCOME_UNKNOWN;
 use crate::outside::{Acts, Nesting};
@@ -233,6 +234,33 @@ impl Extensions {
         concluded
     }
 
+    /// Looks again at what may have changed while a task waited, or since the server ended: whether
+    /// its money is still held, and which rights are left of its caller's. The refusal is final.
+    async fn as_it_is_now(
+        &self,
+        system: &Arc<System>,
+        task: &Task,
+        request: &mut Request,
+    ) -> Result<Option<Refusal>, Refusal> {
+        if let Some(held) = task.hold {
+            let (wallets, of) = (system.directory::<Wallet>(), wallet_address(task.scope.tenant));
+            let is_open = move |wallet: &Wallet| wallet.is_open(held);
+            if !wallets.look(&of, request.origin.clone(), is_open).await? {
+                // It had come to an end that was not noted: it is not run unpaid.
+                return Ok(Some(Refusal::conflict("hold_ended", "its money is held no more")));
+            }
+        }
+        let kind = request.caller.kind;
+        let is_persons = matches!(kind, CallerKind::User | CallerKind::ApiKey | CallerKind::Agent);
+        let Some(guard) = self.guard().filter(|_| is_persons) else { return Ok(None) };
+        match guard.restore(request.caller.clone()).await {
+            Ok(caller) => request.caller = caller,
+            Err(refusal) if refusal.class.may_pass() => return Err(refusal),
+            Err(refusal) => return Ok(Some(refusal)),
+        }
+        Ok(None)
+    }
+
     /// Runs a task that the session knows nothing of.
     async fn conclude_unknown(
         &self,
@@ -246,7 +274,7 @@ impl Extensions {
         let Ok(left) = u64::try_from(left_ms).map(Duration::from_millis) else {
             return Ok((unfinished(State::Failed, TIME_EXCEEDED, watch), None));
         };
-        let request = request_of(task);
+        let mut request = request_of(task);
         let frozen = &self.settings().frozen;
         let flight = match self.flights().take_off(frozen, flying(task, active)).await {
             Ok(flight) => flight,
@@ -283,6 +311,9 @@ impl Extensions {
             tasks.ask(address, BeginTask(id), request.origin.clone()).await?;
         }
         watch.run();
+        if !is_new && let Some(refusal) = self.as_it_is_now(system, task, &mut request).await? {
+            return Ok((refused(system, task, refusal, watch), Some(flight)));
+        }
         let calls = Arc::new(vec![call_of(system, task)]);
         let (app, ir) = match self.admit(system, &request, &calls).await {
             Ok(admitted) => admitted,
@@ -290,7 +321,8 @@ impl Extensions {
             Err(refusal) => return Ok((refused(system, task, refusal, watch), Some(flight))),
         };
         let (scope, session) = (task.scope.clone(), task.scope.address());
-        let nesting = Nesting::for_at_most(left);
+        let leave = Leave::Within { is_confirmed: task.is_confirmed };
+        let nesting = Nesting { leave, ..Nesting::for_at_most(left) };
         let (shape, watch) = (Shape::Single, Some(watch.clone()));
         let intercepted = Intercepted::default();
         let plan = Plan {

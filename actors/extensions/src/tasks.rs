@@ -15,19 +15,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use identity::role::CONCURRENT_TASKS_DEFAULT;
 use identity::tenant::Tenant;
 use persistence::{RowRange, codec};
 use serde::Serialize;
 use serde_json::{Value, json};
 use supervision::idempotency::Ticketed;
-use supervision::{Class, Entity as _, Origin, Refusal, System};
+use supervision::{Class, Origin, Refusal, System};
 use tokio::time::Instant;
 use types::{CallId, JsonBytes, Personal, TaskId, TenantId, UserId, owner_of_tenant, rfc3339};
 
 use crate::answer::{CallAnswer, Shape};
 use crate::execute::{BATCH_TIME_MAX, action_of};
 use crate::flights::Flight;
+use crate::guard::Leave;
 use crate::hold::{HOLD_TTL_MS, Hold};
 use crate::ir;
 use crate::outside::Nesting;
@@ -270,7 +270,7 @@ impl Extensions {
         &self,
         system: &Arc<System>,
         request: Request,
-        (ir, flight): (&ir::App, Flight),
+        (ir, flight, leave): (&ir::App, Flight, &Leave),
         calls: Vec<Call>,
         mut hold: Hold,
         ticket: Option<Ticketed>,
@@ -283,7 +283,9 @@ impl Extensions {
         }
         let (tenant, user, id) = (request.tenant, user_of(&request), TaskId(flight.id().0));
         let limit = task_limit(system, tenant, user, &request.origin).await?;
-        let task = task(system, &request, (ir, &flight), &call, &hold)?;
+        let mut task = task(system, &request, (ir, &flight), &call, &hold)?;
+        task.is_confirmed = leave.is_confirmed();
+        task.confirmation = leave.confirmed().map(|confirmed| confirmed.id);
         // Whoever freezes or stops from here on finds what is asked for, not this.
         flight.check()?;
         drop(flight);
@@ -506,6 +508,8 @@ fn task(
         acting,
         held: hold.amount,
         hold: hold.id,
+        is_confirmed: false,
+        confirmation: None,
     })
 }
 
@@ -519,11 +523,7 @@ async fn task_limit(
     if user == NOBODY {
         return Ok(NOBODY_TASKS_MAX);
     }
-    if system.kind(Tenant::KIND).is_none() {
-        return Ok(CONCURRENT_TASKS_DEFAULT);
-    }
     let limit = move |tenant: &Tenant| tenant.concurrent_tasks_max(user);
     let tenants = system.directory::<Tenant>();
-    let limit = tenants.look(&Tenant::address(tenant), origin.clone(), limit).await?;
-    Ok(limit.unwrap_or_default())
+    tenants.look(&Tenant::address(tenant), origin.clone(), limit).await
 }

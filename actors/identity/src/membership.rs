@@ -281,6 +281,21 @@ impl Identity {
         Ok(unless_erased(found)?.unwrap_or_default())
     }
 
+    /// The tenants that a user belongs to, or has ever belonged to.
+    pub async fn tenants_ever(&self, user: UserId) -> Result<Vec<TenantId>, Refusal> {
+        let Some(address) = self.user_address(user)? else { return Ok(Vec::new()) };
+        let system = self.system()?;
+        let tenants = |user: &User| {
+            let now = user.profile.iter().flat_map(|profile| profile.memberships.keys());
+            let all: std::collections::BTreeSet<TenantId> =
+                now.chain(user.told.keys()).copied().collect();
+            Some(all.into_iter().collect())
+        };
+        let found =
+            system.directory::<User>().look(&address, system.system_origin(), tenants).await;
+        Ok(unless_erased(found)?.unwrap_or_default())
+    }
+
     /// A page of all tenants, by id. It reads the journal: for a thread that may block.
     pub fn all_tenants(&self, page: Page) -> Result<Vec<TenantId>, Refusal> {
         let (system, mut found, mut after) = (self.system()?, Vec::new(), None);

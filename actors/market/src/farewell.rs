@@ -70,7 +70,8 @@ impl MarketFarewell {
 async fn take_off(system: &Arc<System>, user: UserId, origin: &Origin) -> Result<(), Refusal> {
     let Some(identity) = system.find_port::<Identity>() else { return Ok(()) };
     let installs = system.directory::<Install>();
-    for tenant in identity.tenants_of(user).await? {
+    // They have left them by now.
+    for tenant in identity.tenants_ever(user).await? {
         let reading = Arc::clone(system);
         let held = blocking(move || installed_of(&reading, tenant, user));
         for holder in held.await? {

@@ -271,7 +271,10 @@ impl Entity for Install {
         let EffectContext { system, address, origin, .. } = context;
         let Count { holder, number, installed } = effect;
         // A listing without its app has gone with it: there is nothing left to count.
-        if let Some(app) = system.locate(control::app::App::KIND, holder.app.as_str()) {
+        // A sandbox counts nowhere.
+        if system.own_time(home_of(holder.tenant)).is_none()
+            && let Some(app) = system.locate(control::app::App::KIND, holder.app.as_str())
+        {
             let listing = Listing::address(&holder.app, app.home);
             let (installer, app) = (holder.mark(), holder.app.clone());
             let count = CountInstall { app: app.clone(), installer, number, installed };

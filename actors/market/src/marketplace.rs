@@ -103,7 +103,7 @@ fn is_sandbox(system: &System, tenant: TenantId) -> bool {
     system.own_time(home_of(tenant)).is_some()
 }
 
-fn not_from_a_sandbox(system: &System, principal: &Principal) -> Result<(), Refusal> {
+pub(crate) fn not_from_a_sandbox(system: &System, principal: &Principal) -> Result<(), Refusal> {
     let message = "a sandbox writes nothing that others read";
     let is_one = is_sandbox(system, principal.tenant);
     (!is_one).then_some(()).ok_or_else(|| Refusal::new(Class::Forbidden, "sandbox", message))

@@ -260,6 +260,10 @@ impl Market {
     ) -> Result<TierResponse, Refusal> {
         let wanted = tier::named(wanted)?;
         let (address, profile) = developer(system, principal).await?;
+        if profile.tenant != principal.tenant {
+            let message = "a tier is ordered in the tenant whose wallet pays for it";
+            return Err(Refusal::new(Class::Forbidden, "other_tenant_pays", message));
+        }
         let developers = system.directory::<Developer>();
         let order = OrderTier { tier: wanted };
         match developers.ask(&address, order, principal.origin.clone()).await? {

@@ -33,6 +33,7 @@ use crate::developer::{
     no_developer,
 };
 use crate::listing::{self, SetTags, check_tags};
+use crate::marketplace::not_from_a_sandbox;
 use crate::policy::{MarketSettings, Rates};
 use crate::portal::{balances, deploy_notes};
 use crate::storefront::Storefront;
@@ -200,6 +201,7 @@ impl Market {
         request: DeveloperRegister,
         idempotency: Option<&IdempotencyKey>,
     ) -> Result<Value, Refusal> {
+        not_from_a_sandbox(system, principal)?;
         let DeveloperRegister { tier, nickname } = request;
         let wanted = tier::named(&tier)?;
         check_nickname(&nickname)?;
@@ -518,6 +520,7 @@ async fn developer_of(
     system: &Arc<System>,
     principal: &Principal,
 ) -> Result<(Address<Developer>, Profile), Refusal> {
+    not_from_a_sandbox(system, principal)?;
     let place = system.locate(Developer::KIND, &principal.user.to_string());
     let address: Address<Developer> =
         place.and_then(Address::from_place).ok_or_else(no_developer)?;

@@ -126,7 +126,8 @@ pub(crate) async fn pay(
         amount,
         reason: Reason::Action,
         description: Some(format!("Developer tier {} for a year", order.tier.name())),
-        spender: Spender::default(),
+        // A developer lives under their user's id.
+        spender: Spender { user: address.id().parse().ok(), ..Spender::default() },
     };
     let wallets = system.directory::<Wallet>();
     let debited = wallets.ask(&wallet_address(tenant), debit, origin.clone()).await;

@@ -198,16 +198,19 @@ impl Portability {
         let comers = Comers::new(system, begun.tenant, &begun.arrivals, &members)?;
         comers.secure(origin).await?;
         comers.make(origin).await?;
+        if let Some(name) = &begun.sandbox {
+            // Before anything of it wakes: what a copy settles is nobody's earning.
+            let open = Open { tenant: begun.tenant, of: begun.source.tenant, name: name.clone() };
+            let sandboxes = system.directory::<Sandbox>();
+            sandboxes.ask(&Sandbox::address(begun.tenant), open, origin.clone()).await?;
+            system.set_own_time(home_of(begun.tenant), 0);
+        }
         if planted.is_none() {
             let planted = self.tell(system, address, origin, &begun, (&path, &key)).await?;
             imports.ask(address, MarkPlanted(planted), origin.clone()).await?;
         }
-        if let Some(name) = &begun.sandbox {
-            let open = Open { tenant: begun.tenant, of: begun.source.tenant, name: name.clone() };
-            let sandboxes = system.directory::<Sandbox>();
-            sandboxes.ask(&Sandbox::address(begun.tenant), open, origin.clone()).await?;
+        if begun.sandbox.is_some() {
             self.bind(system, begun.tenant, begun.source.tenant);
-            system.set_own_time(home_of(begun.tenant), 0);
         }
         settle_names(system, &begun, &self.apps, origin).await?;
         // A copy is not addressed by the name of what it is a copy of.

@@ -44,6 +44,10 @@ async fn register(
     key: Key,
     body: JsonBody<DeveloperRegister>,
 ) -> Result<Json<Value>, Problem> {
+    // The first tier is free; the others are paid by the tenant.
+    if body.value.tier != "explorer" {
+        entered.require("wallet:spend")?;
+    }
     let principal = principal(&app, &entered)?;
     let key = key.of(&entered.caller, "register_developer", &body.bytes);
     let market = &app.market;

@@ -55,6 +55,7 @@ async fn set_tier(
     Either(entered): Either,
     body: JsonBody<TierUpdateRequest>,
 ) -> Result<Json<TierResponse>, Problem> {
+    entered.require("wallet:spend")?;
     let principal = principal(&app, &entered)?;
     Ok(Json(app.market.set_tier(&app.system, &principal, &body.value.tier).await?))
 }

@@ -94,6 +94,11 @@ pub struct Ended {
 }
 
 impl Wallet {
+    /// Whether a hold is open.
+    pub fn is_open(&self, id: HoldId) -> bool {
+        self.holds.contains_key(&id)
+    }
+
     /// A page of the open holds, the oldest first.
     pub fn holds(&self, page: Page) -> Vec<HoldView> {
         let view = |(id, hold): (&HoldId, &Hold)| HoldView {

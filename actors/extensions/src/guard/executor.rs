@@ -12,6 +12,7 @@ use types::{Caller, TenantId, UserId};
 use super::card::StoredCall;
 use super::{CALL_KIND, Confirmed, Guard, Leave, VOID};
 use crate::answer::CallAnswer;
+use crate::flights::{Flying, Sort};
 use crate::outside::Nesting;
 use crate::runtime::{Call, Extensions, Request};
 
@@ -27,6 +28,11 @@ impl Executor for Extensions {
         origin: Origin,
     ) -> BoxFuture<'a, Result<Execution, Refusal>> {
         Box::pin(async move {
+            // Asked for again while it still runs here: whoever runs it says what came of it.
+            let is_it = |it: &Flying| it.id == order.run && it.sort != Sort::Task;
+            if self.flights().all().iter().any(is_it) {
+                return Err(Refusal::busy());
+            }
             let (call, request) = self.reopened(&order, origin).await?;
             let Order { id, run, held, facts, content, .. } = order;
             let content = content.ok_or_else(Refusal::erased)?;

@@ -35,6 +35,8 @@ fn task(id: TaskId) -> Task {
         },
         held: 3,
         hold: Some(HoldId(9)),
+        is_confirmed: true,
+        confirmation: Some(types::ConfirmationId(12)),
     }
 }
 

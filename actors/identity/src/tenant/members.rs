@@ -59,11 +59,13 @@ impl Tenant {
         })
     }
 
-    /// How many tasks a member may have that have not ended; `None` for no member.
-    pub fn concurrent_tasks_max(&self, user: UserId) -> Option<u64> {
-        let role = self.details.as_ref()?.members.get(&user)?;
+    /// How many tasks a user may have that have not ended: who is no member none, and where there
+    /// is no such tenant as many as a built-in role allows.
+    pub fn concurrent_tasks_max(&self, user: UserId) -> u64 {
+        let Some(details) = &self.details else { return CONCURRENT_TASKS_DEFAULT };
+        let Some(role) = details.members.get(&user) else { return 0 };
         let own = self.staff.roles.get(role).map(|role| role.terms.max_concurrent_tasks);
-        Some(own.unwrap_or(CONCURRENT_TASKS_DEFAULT))
+        own.unwrap_or(CONCURRENT_TASKS_DEFAULT)
     }
 
     /// Those who are to be told, behind one of them: at most [`TELL_STEP`].
