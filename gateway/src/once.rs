@@ -143,8 +143,8 @@ impl Once {
     }
 }
 
-/// The id of what a request makes: with a key the key's own, so that a repetition finds it, whatever
-/// came between.
+/// The id of what a request makes: with a key the key's own, so that a repetition finds it,
+/// whatever came between.
 pub fn id_for(app: &App, key: Option<&IdempotencyKey>) -> u128 {
     key.map_or_else(|| app.system.new_id(), IdempotencyKey::process_id)
 }

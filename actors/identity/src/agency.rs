@@ -1,8 +1,8 @@
 //! Agencies: who looks after users of several tenants, such as a reseller.
 //!
 //! An agency is a name and settings that its users' clients read. Which users belong to it the
-//! installation says, one agency a user, whichever tenants they are in. It gives nobody rights: what
-//! somebody may do is their tenants' business alone.
+//! installation says, one agency a user, whichever tenants they are in. It gives nobody rights:
+//! what somebody may do is their tenants' business alone.
 //!
 //! Both kinds stand in the platform's chain. [`Agency`] is one agency, by the id that its maker
 //! chose; [`AgencyMember`] is where one user belongs, so that a user can never belong to two.

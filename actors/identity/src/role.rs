@@ -6,7 +6,8 @@
 //!
 //! Invariants
 //! - A scope that a role or a grant holds is one of [`SCOPES`], an app's (`APP:read`), one that its
-//!   tenant has named ([`crate::tenant::OwnScope`]), or a pattern over such (`wallet:*`, `*`). The operators' scope is none of them.
+//!   tenant has named ([`crate::tenant::OwnScope`]), or a pattern over such (`wallet:*`, `*`). The
+//!   operators' scope is none of them.
 //! - No role is made or given by somebody whose own rights do not cover all of it.
 //!
 //! Deliberate limits
@@ -217,8 +218,8 @@ pub fn check_name(name: &str) -> Result<(), Refusal> {
     fits.then_some(()).ok_or_else(|| Refusal::invalid("name", message))
 }
 
-/// 422 unless every scope is known, or the tenant's own as `is_own` tells, and they are short enough
-/// together. `field` is what the client called them.
+/// 422 unless every scope is known, or the tenant's own as `is_own` tells, and they are short
+/// enough together. `field` is what the client called them.
 pub fn check_scopes(
     field: &str,
     scopes: &Scopes,

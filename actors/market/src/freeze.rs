@@ -10,7 +10,8 @@
 //! - While a target is frozen, freezing it again changes nothing, and answers the first receipt.
 //! - It is not lifted before it has its receipt: what is stopped is not let go halfway.
 //! - What was stopped is durable before it is told in the chain of the target's tenant, and is told
-//!   there once; a tenant that was erased meanwhile is told nothing, and the freeze ends all the same.
+//!   there once; a tenant that was erased meanwhile is told nothing, and the freeze ends all the
+//!   same.
 //!
 //! Rows: family [`FROZEN_FAMILY`] in the platform's shard, one a target that is frozen, by its kind
 //! and id, holding a [`FrozenRow`]: what a start reads before the first request.

@@ -1,5 +1,6 @@
 //! Carrying an import out: making the members who are not here, telling the records again, planting
-//! the entities, and letting the members know. Every step may be repeated, so that a start goes on where the last process ended.
+//! the entities, and letting the members know. Every step may be repeated, so that a start goes on
+//! where the last process ended.
 
 use std::collections::BTreeMap;
 use std::path::Path;

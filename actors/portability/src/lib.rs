@@ -4,8 +4,9 @@
 //! `carried` says, kind by kind, what goes along. [`tenant_import`] is the process of coming here:
 //! the file is read through before anything is written (`examine`), and then told again record by
 //! record (`carry`), once its members' addresses are theirs (`reserving`). [`history`] verifies the
-//! old chain. [`sandbox`] is copies with their own clocks; [`copies`] says what becomes of them when
-//! their tenant is frozen or erased. [`service::Portability`] is what the gateway and the command line call.
+//! old chain. [`sandbox`] is copies with their own clocks; [`copies`] says what becomes of them
+//! when their tenant is frozen or erased. [`service::Portability`] is what the gateway and the
+//! command line call.
 
 mod carried;
 mod carry;

@@ -248,7 +248,7 @@ impl Entity for TenantImport {
             // Not before: until its end is durable it may have to be read once more.
             Ok(()) => drop_staged(&system, address.id()),
             Err(refusal) => {
-                tracing::debug!(%refusal, "the end of an import is not noted yet; it is tried again");
+                tracing::debug!(%refusal, "an import's end is not noted yet; it is tried again");
             }
         }
     }

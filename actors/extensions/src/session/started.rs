@@ -3,8 +3,8 @@
 //!
 //! A started run ends with the [`ApplyRun`](super::ApplyRun) that says so, or is lost: by
 //! [`LoseRun`], when [`STARTED_MS_MAX`] are over, or with the process that carried it on, which the
-//! next one says at its start ([`ExtensionSession::lose_left_behind`]). A lost run's outcome is unknown, it costs
-//! nothing, and what was held for it is given back.
+//! next one says at its start ([`ExtensionSession::lose_left_behind`]). A lost run's outcome is
+//! unknown, it costs nothing, and what was held for it is given back.
 
 use persistence::record::SHARDS;
 use persistence::{RowRange, Shard, codec};
@@ -170,8 +170,8 @@ impl ExtensionSession {
 }
 
 impl ExtensionSession {
-    /// Loses the runs that a process has started which ended: at a start, before anything of this one
-    /// runs. Says how many there were. What is refused here, the run's time ends.
+    /// Loses the runs that a process has started which ended: at a start, before anything of this
+    /// one runs. Says how many there were. What is refused here, the run's time ends.
     pub async fn lose_left_behind(system: &System) -> usize {
         let mut lost = 0;
         for shard in 0..SHARDS {
