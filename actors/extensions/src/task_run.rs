@@ -324,7 +324,6 @@ impl Extensions {
         let leave = Leave::Within { is_confirmed: task.is_confirmed };
         let nesting = Nesting { leave, ..Nesting::for_at_most(left) };
         let (shape, watch) = (Shape::Single, Some(watch.clone()));
-        let intercepted = Intercepted::default();
         let plan = Plan {
             flight,
             scope,
@@ -334,7 +333,7 @@ impl Extensions {
             calls,
             shape,
             nesting,
-            intercepted,
+            intercepted: Intercepted::default(),
             watch,
         };
         let end = self.run_task(system, (task, &request), &plan, hold, left).await?;
