@@ -3,8 +3,9 @@
 //! Quick repair costs a second sync a commit and saves the full scan after a crash.
 
 use std::path::Path;
+use std::time::Duration;
 
-use redb::{Database, ReadableDatabase, TableDefinition};
+use redb::{Builder, Database, DatabaseError, ReadableDatabase, TableDefinition};
 
 use super::overlay::Overlay;
 use super::place::Named;
@@ -12,6 +13,9 @@ use super::{Direction, Engine, EngineError, Pair, WriteBatch};
 
 const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("journal");
 const FILE: &str = "journal.redb";
+/// How often a file that is still open is tried, and the pause between.
+const OPEN_ATTEMPTS_MAX: u32 = 40;
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
 const REDB: Named = Named("redb");
 
 /// redb on one file.
@@ -29,7 +33,7 @@ impl RedbEngine {
         })?;
         let mut builder = Database::builder();
         builder.set_cache_size(cache_bytes);
-        let open = || builder.open(&path).map_err(REDB.failed("open its file"));
+        let open = || open_let_go(&builder, &path).map_err(REDB.failed("open its file"));
         Ok(Self { database: REDB.guarded("open its file", open)? })
     }
 
@@ -65,6 +69,21 @@ impl RedbEngine {
         transaction.set_quick_repair(true);
         transaction.open_table(TABLE).map_err(REDB.failed("create its table"))?;
         transaction.commit().map_err(REDB.failed("commit its first write"))
+    }
+}
+
+/// Opens a file that somebody may be about to let go of: the folder's own lock was free, and a task
+/// that read for a server that has just been stopped ends a moment later than the server.
+fn open_let_go(builder: &Builder, path: &Path) -> Result<Database, DatabaseError> {
+    let mut attempts = 1;
+    loop {
+        match builder.open(path) {
+            Err(DatabaseError::DatabaseAlreadyOpen) if attempts < OPEN_ATTEMPTS_MAX => {
+                attempts += 1;
+                std::thread::sleep(OPEN_PAUSE);
+            }
+            opened => return opened,
+        }
     }
 }
 
