@@ -39,8 +39,10 @@ async fn what_stalls_does_not_hold_the_stop() {
     server.stop().await;
     let took = begun.elapsed();
     assert!(took < 3 * STALL_GRACE, "the stop took {took:?}");
-    let mut answer = String::new();
-    body.read_to_string(&mut answer).await.unwrap();
+    let mut answer = Vec::new();
+    // What it still sends meets a closed door: a reset may follow the answer.
+    let _ = body.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("nothing was changed"), "{answer}");
     for stream in &mut silent {
