@@ -270,27 +270,32 @@ impl Identity {
 
     /// The tenants that a user belongs to, the oldest first.
     pub async fn tenants_of(&self, user: UserId) -> Result<Vec<TenantId>, Refusal> {
-        let Some(address) = self.user_address(user)? else { return Ok(Vec::new()) };
-        let system = self.system()?;
         let tenants = |user: &User| {
             let memberships = user.profile.iter().flat_map(|profile| profile.memberships.keys());
-            Some(memberships.copied().collect())
+            memberships.copied().collect()
         };
-        let found =
-            system.directory::<User>().look(&address, system.system_origin(), tenants).await;
-        Ok(unless_erased(found)?.unwrap_or_default())
+        self.tenants_by(user, tenants).await
     }
 
     /// The tenants that a user belongs to, or has ever belonged to.
     pub async fn tenants_ever(&self, user: UserId) -> Result<Vec<TenantId>, Refusal> {
-        let Some(address) = self.user_address(user)? else { return Ok(Vec::new()) };
-        let system = self.system()?;
         let tenants = |user: &User| {
             let now = user.profile.iter().flat_map(|profile| profile.memberships.keys());
             let all: std::collections::BTreeSet<TenantId> =
                 now.chain(user.told.keys()).copied().collect();
-            Some(all.into_iter().collect())
+            all.into_iter().collect()
         };
+        self.tenants_by(user, tenants).await
+    }
+
+    async fn tenants_by(
+        &self,
+        user: UserId,
+        tenants: impl FnOnce(&User) -> Vec<TenantId> + Send + 'static,
+    ) -> Result<Vec<TenantId>, Refusal> {
+        let Some(address) = self.user_address(user)? else { return Ok(Vec::new()) };
+        let system = self.system()?;
+        let tenants = |user: &User| Some(tenants(user));
         let found =
             system.directory::<User>().look(&address, system.system_origin(), tenants).await;
         Ok(unless_erased(found)?.unwrap_or_default())

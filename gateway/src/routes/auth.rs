@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::not_kept;
 use crate::app::App;
 use crate::authenticate::{Anyone, Member, Service};
 use crate::extract::JsonBody;
@@ -75,10 +76,7 @@ impl From<Tokens> for TokenResponse {
 
 /// Tokens are for the client alone: no cache keeps them.
 pub(super) fn private<T: Serialize>(status: StatusCode, body: T) -> Response {
-    let mut response = (status, Json(body)).into_response();
-    let no_store = HeaderValue::from_static("no-store");
-    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
-    response
+    not_kept((status, Json(body)).into_response())
 }
 
 /// The tenant that a login names by its id or its name, if it names one.

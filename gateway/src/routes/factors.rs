@@ -3,8 +3,8 @@
 
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use identity::Identity;
 use identity::factor_login::{FactorLogin, FactorView, FreshProof, ShownFactor};
@@ -25,6 +25,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::{TokenResponse, private, with_device_token};
+use super::not_kept;
 use crate::app::App;
 use crate::ask_once;
 use crate::authenticate::{Anyone, Entered, Member, bearer, enter};
@@ -292,10 +293,7 @@ impl Asking<'_> {
             status,
             view
         );
-        let mut response = response?;
-        let no_store = HeaderValue::from_static("no-store");
-        response.headers_mut().insert(header::CACHE_CONTROL, no_store);
-        Ok(response)
+        response.map(not_kept)
     }
 }
 

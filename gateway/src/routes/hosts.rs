@@ -4,7 +4,7 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{Response, StatusCode};
 use control::app::{
     App as Entity, Details, Host, HostReply, KEY_OVERLAP_MS, RotateHostKey, SetHost,
 };
@@ -18,6 +18,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::not_kept;
 use crate::app::App;
 use crate::ask_once;
 use crate::authenticate::{Either, Entered};
@@ -105,13 +106,6 @@ fn view(outside: std::sync::Arc<Outside>, id: AppId) -> impl FnOnce(HostReply) -
         let secret = made.map(|number| outside.hosts.keys().secret(&id, number).to_string());
         HostResponse::of(&host, secret)
     }
-}
-
-/// Secrets are for the client alone: no cache keeps them.
-fn not_kept(mut response: Response<Body>) -> Response<Body> {
-    let no_store = HeaderValue::from_static("no-store");
-    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
-    response
 }
 
 /// The app's own host, and the keys of requests to it, without their secrets

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{Response, StatusCode};
 use extensions::CompiledApp;
 use extensions::install_keys::{self, InstallKey, InstallKeys, MakeInstallKey, RevokeInstallKey};
 use identity::mail::PostOffice;
@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::not_kept;
 use crate::app::App;
 use crate::ask_once;
 use crate::authenticate::{Entered, Member};
@@ -125,11 +126,7 @@ async fn make(
         StatusCode::CREATED,
         view
     );
-    let mut response = response?;
-    // Secrets are for the client alone: no cache keeps them.
-    let no_store = HeaderValue::from_static("no-store");
-    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
-    Ok(response)
+    response.map(not_kept)
 }
 
 /// The tenant's install keys for an app, without their secrets, newest first

@@ -7,7 +7,7 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse as _;
 use identity::api_key::{ApiKey, KEYS_MAX, Maker, no_key};
 use identity::key_check::{KeyView, NewKey};
@@ -18,6 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::not_kept;
 use crate::app::App;
 use crate::ask_once;
 use crate::authenticate::{Entered, Member};
@@ -61,11 +62,7 @@ async fn make<V: Serialize>(
         StatusCode::CREATED,
         view
     );
-    let mut response = response?;
-    // Secrets are for the client alone: no cache keeps them.
-    let no_store = HeaderValue::from_static("no-store");
-    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
-    Ok(response)
+    response.map(not_kept)
 }
 
 fn expiry(text: Option<String>) -> Result<Option<Timestamp>, Refusal> {

@@ -57,7 +57,8 @@ pub(crate) use confirmation_page::Tickets;
 pub(crate) use portability::parse_key as parse_export_key;
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, StatusCode, header};
 use supervision::{Class, Refusal};
 use tower::util::MapRequestLayer;
 use utoipa_axum::router::OpenApiRouter;
@@ -118,6 +119,13 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .split_for_parts();
     openapi::declare_keys(&mut document);
     (router, document)
+}
+
+/// Secrets are for the client alone: no cache keeps them.
+fn not_kept(mut response: Response<Body>) -> Response<Body> {
+    let no_store = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+    response
 }
 
 /// The OpenAPI document of all declared routes.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use broker::declaration::{Declaration, Whose, WriteMode};
 use broker::{Desk, Subject};
@@ -20,6 +20,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::not_kept;
 use crate::app::App;
 use crate::ask_once;
 use crate::authenticate::{Either, Entered};
@@ -173,12 +174,6 @@ impl Asking {
         }
         Ok(secret)
     }
-}
-
-fn not_kept(mut response: Response) -> Response {
-    let no_store = HeaderValue::from_static("no-store");
-    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
-    response
 }
 
 /// The secrets that an app declares, without their values
