@@ -2,15 +2,15 @@
 //! own line and not in front of the others'.
 //!
 //! While a tenant is alone, all its requests are let in at once. While others are there, too, so
-//! many of each are worked on ([`crate::pace`]), and the rest wait in their tenant's line. A request
-//! of a tenant with nothing in work therefore finds at most a share of each other tenant's before
-//! it, on the threads and in the journal's queue, however many more of those there are.
+//! many of each are worked on ([`crate::pace`]), and the rest wait in their tenant's line. A
+//! request of a tenant with nothing in work therefore finds at most a share of each other tenant's
+//! before it, on the threads and in the journal's queue, however many more of those there are.
 //!
 //! Invariants
 //! - What a tenant has in work and in its line is at most [`IN_FLIGHT_MAX`]; the next one is
 //!   refused.
 //! - A line is served in the order in which it formed. Nobody waits while a place of their own
-//!   tenant is free, but for one that has become free because the share grew: until the next leaves.
+//!   tenant is free, but for one that is free because the share grew: until the next one leaves.
 //!
 //! Deliberate limit: a place is a place, whatever is done on it; how long that takes is bounded by
 //! the requests' own limits.

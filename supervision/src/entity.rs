@@ -65,7 +65,7 @@ pub trait Entity: Default + Clone + Serialize + DeserializeOwned + Send + Sync +
     }
 
     /// Whether it has done all that it was begun for, so that it leaves memory before its
-    /// [`Entity::IDLE`] and nothing reminds of it. It may still be asked, and is activated for that.
+    /// [`Entity::IDLE`] and nothing reminds of it. It may still be asked, and is activated for it.
     fn is_over(&self) -> bool {
         false
     }
