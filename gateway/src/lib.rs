@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod offline;
 pub mod once;
 pub mod openapi;
+pub mod pace;
 pub mod paging;
 pub mod places;
 pub mod portability;

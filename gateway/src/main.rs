@@ -94,7 +94,12 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     log(cli.log_json);
-    let runtime = match tokio::runtime::Runtime::new() {
+    // Threads without work give back what they do not need; they often wake for a moment.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all().on_thread_park(|| {
+        persistence::tidy();
+    });
+    let runtime = match runtime.build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(71, &error),
     };

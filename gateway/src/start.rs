@@ -51,8 +51,10 @@ use crate::{archive, routes, server};
 
 /// How often reminders are looked at.
 const REMINDERS_PERIOD: Duration = Duration::from_millis(50);
+/// How often it is felt what the threads keep up with.
+const PACE_PERIOD: Duration = Duration::from_millis(20);
 /// How often idle actors are looked for.
-const SWEEP_PERIOD: Duration = Duration::from_secs(2);
+const SWEEP_PERIOD: Duration = Duration::from_millis(500);
 /// How often old outcomes, keys and limits are cleared away.
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(60);
 /// More restarts of system actors than this within the period end the server.
@@ -520,12 +522,17 @@ fn first_start(
 fn supervisor(app: &App, board: Board, keep_days: u32) -> Supervisor {
     let (reminders, sweeper, housekeeper) = (app.clone(), app.clone(), app.clone());
     let (archiver, bookkeeper) = (app.clone(), app.clone());
+    let turnstile = app.admission.turnstile().clone();
     let children = vec![
         periodic("reminders", REMINDERS_PERIOD, move || {
             let app = reminders.clone();
             async move {
                 app.system.fire_reminders();
             }
+        }),
+        periodic("pacer", PACE_PERIOD, move || {
+            let turnstile = turnstile.clone();
+            async move { turnstile.keep_pace().await }
         }),
         periodic("sweeper", SWEEP_PERIOD, move || {
             let app = sweeper.clone();

@@ -2,15 +2,15 @@
 //! own line and not in front of the others'.
 //!
 //! While a tenant is alone, all its requests are let in at once. While others are there, too, so
-//! many of each are worked on ([`SHARE`]), and the rest wait in their tenant's line. A request of a
-//! tenant with nothing in work therefore finds at most a share of each other tenant's before it, on
-//! the threads and in the journal's queue, however many more of those there are.
+//! many of each are worked on ([`crate::pace`]), and the rest wait in their tenant's line. A
+//! request of a tenant with nothing in work therefore finds at most a share of each other tenant's
+//! before it, on the threads and in the journal's queue, however many more of those there are.
 //!
 //! Invariants
 //! - What a tenant has in work and in its line is at most [`IN_FLIGHT_MAX`]; the next one is
 //!   refused.
 //! - A line is served in the order in which it formed. Nobody waits while a place of their own
-//!   tenant is free.
+//!   tenant is free, but for one that is free because the share grew: until the next one leaves.
 //!
 //! Deliberate limit: a place is a place, whatever is done on it; how long that takes is bounded by
 //! the requests' own limits.
@@ -26,10 +26,10 @@ use supervision::Refusal;
 use tokio::sync::oneshot;
 use types::TenantId;
 
+use crate::pace::{Pace, SHARE};
+
 /// How many requests of one tenant may be in flight: in work and in its line.
 pub const IN_FLIGHT_MAX: usize = 4_096;
-/// How many of them are worked on at once while other tenants are there.
-pub const SHARE: usize = 64;
 /// For how long after its last request a tenant counts as being there, in milliseconds.
 const THERE_MS: u64 = 1_000;
 /// How long a request may wait for its turn.
@@ -41,7 +41,7 @@ const SHARDS: usize = 16;
 pub struct Turnstile {
     lines: [Mutex<HashMap<u128, Line>>; SHARDS],
     crowd: Crowd,
-    share: usize,
+    pace: Pace,
 }
 
 #[derive(Default)]
@@ -102,7 +102,7 @@ impl Turnstile {
 
     fn with(share: usize, there_ms: u64) -> Arc<Self> {
         let lines = std::array::from_fn(|_| Mutex::default());
-        Arc::new(Self { lines, crowd: Crowd::new(there_ms), share })
+        Arc::new(Self { lines, crowd: Crowd::new(there_ms), pace: Pace::new(share) })
     }
 
     fn line(&self, tenant: u128) -> &Mutex<HashMap<u128, Line>> {
@@ -111,7 +111,15 @@ impl Turnstile {
 
     /// How many of one tenant are worked on at once now.
     fn share_now(&self) -> usize {
-        if self.crowd.is_there() { self.share } else { IN_FLIGHT_MAX }
+        if self.crowd.is_there() { self.pace.share() } else { IN_FLIGHT_MAX }
+    }
+
+    /// Sets how many of one tenant are worked on at once by what the threads keep up with now.
+    pub async fn keep_pace(&self) {
+        match self.crowd.is_there() {
+            true => self.pace.feel().await,
+            false => self.pace.rest(),
+        }
     }
 
     fn place(self: &Arc<Self>, tenant: u128) -> Place {

@@ -27,6 +27,7 @@ mod layout;
 mod marker;
 mod open;
 mod space;
+mod tidy;
 mod verify;
 mod writer;
 
@@ -47,6 +48,7 @@ pub use sealing::{
     KeyId, KeyRing, MasterKey, Opened, SealError, load_master_key, rewrap, with_root,
 };
 pub use space::{LOW_SPACE_BYTES, LOW_SPACE_PERCENT};
+pub use tidy::tidy;
 pub use verify::{ChainReport, Standing, VerifyError};
 
 /// What went wrong while reading the journal.

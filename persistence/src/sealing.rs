@@ -12,6 +12,7 @@
 //! file without it.
 
 mod rewrap;
+mod shelf;
 
 pub use rewrap::{load_master_key, rewrap, with_root};
 
@@ -29,20 +30,17 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use self::shelf::{ENTRY_BYTES, Entry, Shelf, decode_entry, encode_entry, entry_label, place_of};
 use crate::generations::Generations;
 
 const BLOB_VERSION: u8 = 1;
 const BLOB_HEAD_BYTES: usize = 1 + 4 + 8 + 8;
 const TAG_BYTES: usize = 16;
 const FILE_MAGIC: &[u8; 8] = b"bwkeys\0\x01";
-const ENTRY_BYTES: usize = 17 + 4 + 12 + 32 + TAG_BYTES + 4;
 /// How many data keys stay unwrapped in memory, at most twice over.
 const LOADED_KEYS_MAX: usize = 2_048;
 /// How many older salts of one key stay derived in memory, at most twice over.
 const SALTS_MAX: usize = 4;
-
-/// Stands for an erased key, so that its number is never given again.
-const TOMBSTONE: KeyId = KeyId { class: 0, id: 0 };
 
 /// Whose key: a class and an id, as [`crate::OwnerKey`] has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -247,22 +245,24 @@ fn nonce_of(counter: u64) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-struct Entry {
-    id: KeyId,
-    nonce: [u8; 12],
-    wrapped: [u8; 32 + TAG_BYTES],
+/// A [`KeyId`] without the gaps that memory would leave in it: there is one for every key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Packed {
+    class: u8,
+    id: [u8; 16],
 }
 
-const TOMBSTONE_ENTRY: Entry =
-    Entry { id: TOMBSTONE, nonce: [0; 12], wrapped: [0; 32 + TAG_BYTES] };
+impl From<KeyId> for Packed {
+    fn from(id: KeyId) -> Self {
+        Self { class: id.class, id: id.id.to_be_bytes() }
+    }
+}
 
 struct Keys {
-    numbers: HashMap<KeyId, u32>,
-    /// By key number; `None` once erased.
-    entries: Vec<Option<Entry>>,
+    /// Of all that were not erased.
+    numbers: HashMap<Packed, u32>,
+    shelf: Shelf,
     loaded: Generations<u32, Arc<LoadedKey>>,
-    /// Encoded entries that the key file does not have yet.
-    pending: Vec<u8>,
 }
 
 /// Every data key, by owner. Shared by all who seal and open.
@@ -284,14 +284,11 @@ impl KeyRing {
         if !path.exists() {
             write_synced(path, FILE_MAGIC).map_err(failed("created"))?;
         }
-        let mut file =
-            OpenOptions::new().read(true).append(true).open(path).map_err(failed("opened"))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(failed("read"))?;
-        let whole = ring.load(path, &bytes)?;
-        if whole < bytes.len() {
+        let whole = ring.load(path, File::open(path).map_err(failed("opened"))?)? as u64;
+        let file = OpenOptions::new().append(true).open(path).map_err(failed("opened"))?;
+        if whole < file.metadata().map_err(failed("opened"))?.len() {
             // The last append was cut short, so nothing was sealed under it yet.
-            file.set_len(whole as u64).map_err(failed("trimmed"))?;
+            file.set_len(whole).map_err(failed("trimmed"))?;
         }
         Ok(Self { path: Some(path.to_owned()), file: Mutex::new(Some(file)), ..ring })
     }
@@ -300,13 +297,13 @@ impl KeyRing {
     pub fn open_read_only(path: &Path, master: &MasterKey) -> Result<Self, SealError> {
         let ring = Self::in_memory(master)?;
         let failed = |source| SealError::File { path: path.to_owned(), operation: "read", source };
-        ring.load(path, &std::fs::read(path).map_err(failed)?)?;
+        ring.load(path, File::open(path).map_err(failed)?)?;
         Ok(ring)
     }
 
     /// How many keys there are, those that were erased with them.
     pub fn count(&self) -> u64 {
-        self.keys.lock().entries.len() as u64
+        self.keys.lock().shelf.len() as u64
     }
 
     /// The number of the key that a blob is sealed under; `None` if it is no sealed blob.
@@ -320,9 +317,8 @@ impl KeyRing {
     pub fn in_memory(master: &MasterKey) -> Result<Self, SealError> {
         let keys = Keys {
             numbers: HashMap::new(),
-            entries: Vec::new(),
+            shelf: Shelf::default(),
             loaded: Generations::new(LOADED_KEYS_MAX),
-            pending: Vec::new(),
         };
         let (keys, file) = (Mutex::new(keys), Mutex::new(None));
         Ok(Self {
@@ -334,34 +330,26 @@ impl KeyRing {
         })
     }
 
-    fn load(&self, path: &Path, bytes: &[u8]) -> Result<usize, SealError> {
-        if !bytes.starts_with(FILE_MAGIC) {
-            return Err(SealError::Damaged(path.to_owned(), 0));
-        }
+    /// Finds out what `file` has, and how many bytes of it are whole entries.
+    fn load(&self, path: &Path, mut file: File) -> Result<usize, SealError> {
+        let mut bytes = Vec::new();
+        let failed = |source| SealError::File { path: path.to_owned(), operation: "read", source };
+        file.read_to_end(&mut bytes).map_err(failed)?;
+        let damaged = |at| SealError::Damaged(path.to_owned(), at);
+        let body = bytes.strip_prefix(FILE_MAGIC).ok_or_else(|| damaged(0))?;
+        let (entries, _cut_short) = body.as_chunks::<ENTRY_BYTES>();
         let mut keys = self.keys.lock();
-        let mut at = FILE_MAGIC.len();
-        for chunk in bytes[at..].chunks(ENTRY_BYTES) {
-            if chunk.len() < ENTRY_BYTES {
-                break;
-            }
-            let damaged = || SealError::Damaged(path.to_owned(), at);
-            let (number, entry) = decode_entry(chunk).ok_or_else(damaged)?;
-            let index = number as usize;
-            if keys.entries.len() <= index {
-                keys.entries.resize_with(index + 1, || None);
-            }
-            at += ENTRY_BYTES;
-            if entry.id == TOMBSTONE {
-                continue;
-            }
+        for (number, entry) in entries.iter().enumerate() {
+            let entry = decode_entry(number as u32, entry);
+            let Some(entry) = entry.ok_or_else(|| damaged(place_of(number)))? else { continue };
             if keys.numbers.is_empty() {
-                let opened = self.unwrap(number, &entry);
+                let opened = self.unwrap(number as u32, &entry);
                 opened.map_err(|_| SealError::MasterKey(path.to_owned()))?;
             }
-            keys.numbers.insert(entry.id, number);
-            keys.entries[index] = Some(entry);
+            keys.numbers.insert(entry.id.into(), number as u32);
         }
-        Ok(at)
+        keys.shelf = Shelf::of(path, file, entries.len());
+        Ok(place_of(entries.len()))
     }
 
     fn unwrap(&self, number: u32, entry: &Entry) -> Result<Zeroizing<[u8; 32]>, SealError> {
@@ -389,14 +377,10 @@ impl KeyRing {
     }
 
     fn create(&self, keys: &mut Keys, id: KeyId) -> Result<u32, SealError> {
-        let number = keys.entries.len() as u32;
+        let number = keys.shelf.len() as u32;
         let data_key = random_key()?;
-        let entry = self.wrap(number, id, &data_key)?;
-        if self.path.is_some() {
-            keys.pending.extend_from_slice(&encode_entry(number, &entry));
-        }
-        keys.entries.push(Some(entry));
-        keys.numbers.insert(id, number);
+        keys.shelf.push(&self.wrap(number, id, &data_key)?);
+        keys.numbers.insert(id.into(), number);
         keys.loaded.insert(number, Arc::new(LoadedKey::new(data_key)?));
         Ok(number)
     }
@@ -405,11 +389,8 @@ impl KeyRing {
         if let Some(key) = keys.loaded.get_mut(&number) {
             return Ok(Some(key.clone()));
         }
-        // An erased key has left a tombstone: a number that was never given is a lost key file.
-        let Some(entry) = keys.entries.get(number as usize).ok_or(SealError::UnknownKey)? else {
-            return Ok(None);
-        };
-        let key = Arc::new(LoadedKey::new(self.unwrap(number, entry)?)?);
+        let Some(entry) = keys.shelf.get(number)? else { return Ok(None) };
+        let key = Arc::new(LoadedKey::new(self.unwrap(number, &entry)?)?);
         keys.loaded.insert(number, key.clone());
         Ok(Some(key))
     }
@@ -418,7 +399,7 @@ impl KeyRing {
     pub fn seal(&self, id: KeyId, aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
         let (number, key) = {
             let mut keys = self.keys.lock();
-            let number = match keys.numbers.get(&id) {
+            let number = match keys.numbers.get(&id.into()) {
                 Some(number) => *number,
                 None => self.create(&mut keys, id)?,
             };
@@ -472,20 +453,23 @@ impl KeyRing {
         if self.failed.load(Ordering::Acquire) {
             return Err(SealError::Failed);
         }
-        let pending = std::mem::take(&mut self.keys.lock().pending);
-        let (Some(file), Some(path), false) = (file.as_mut(), &self.path, pending.is_empty())
-        else {
+        let (Some(file), Some(path)) = (file.as_mut(), &self.path) else { return Ok(()) };
+        // They stay where they are until the file has them: somebody may ask for one meanwhile.
+        let new = self.keys.lock().shelf.unfiled().to_vec();
+        if new.is_empty() {
             return Ok(());
-        };
-        file.write_all(&pending).and_then(|()| file.sync_data()).map_err(|source| {
+        }
+        file.write_all(&new).and_then(|()| file.sync_data()).map_err(|source| {
             self.failed.store(true, Ordering::Release);
             SealError::File { path: path.clone(), operation: "extended", source }
-        })
+        })?;
+        self.keys.lock().shelf.note_filed(new.len());
+        Ok(())
     }
 
     /// The number of the key of `id`, if it has one.
     pub fn number_of(&self, id: KeyId) -> Option<u32> {
-        self.keys.lock().numbers.get(&id).copied()
+        self.keys.lock().numbers.get(&id.into()).copied()
     }
 
     /// Erases the key of `id` for good: the file is rewritten without it and synced before this
@@ -499,11 +483,12 @@ impl KeyRing {
     pub fn erase_all(&self, ids: &[KeyId]) -> Result<Vec<u32>, SealError> {
         let mut file = self.file.lock();
         let mut keys = self.keys.lock();
-        let erased: Vec<u32> = ids.iter().filter_map(|id| keys.numbers.remove(id)).collect();
+        let packed = ids.iter().map(|id| Packed::from(*id));
+        let erased: Vec<u32> = packed.filter_map(|id| keys.numbers.remove(&id)).collect();
         for number in &erased {
-            keys.entries[*number as usize] = None;
             keys.loaded.remove(number);
         }
+        keys.shelf.erase_unfiled(&erased);
         let Some(path) = self.path.as_ref().filter(|_| !erased.is_empty()) else {
             return Ok(erased);
         };
@@ -511,47 +496,19 @@ impl KeyRing {
             self.failed.store(true, Ordering::Release);
             SealError::File { path: path.clone(), operation: "rewritten", source }
         };
-        let mut bytes = FILE_MAGIC.to_vec();
-        for (number, entry) in keys.entries.iter().enumerate() {
-            let entry = entry.as_ref().unwrap_or(&TOMBSTONE_ENTRY);
-            bytes.extend_from_slice(&encode_entry(number as u32, entry));
+        let mut bytes = std::fs::read(path).map_err(failed)?;
+        bytes.truncate(place_of(keys.shelf.filed()));
+        bytes.extend_from_slice(keys.shelf.unfiled());
+        for number in &erased {
+            let at = place_of(*number as usize);
+            bytes[at..at + ENTRY_BYTES].copy_from_slice(&encode_entry(*number, None));
         }
         write_synced(path, &bytes).map_err(failed)?;
         // The file now has them all.
-        keys.pending.clear();
+        keys.shelf = Shelf::of(path, File::open(path).map_err(failed)?, keys.shelf.len());
         *file = Some(OpenOptions::new().append(true).open(path).map_err(failed)?);
         Ok(erased)
     }
-}
-
-fn entry_label(id: KeyId, number: u32) -> [u8; 21] {
-    let mut label = [0; 21];
-    label[0] = id.class;
-    label[1..17].copy_from_slice(&id.id.to_be_bytes());
-    label[17..].copy_from_slice(&number.to_be_bytes());
-    label
-}
-
-fn encode_entry(number: u32, entry: &Entry) -> Vec<u8> {
-    let mut bytes = entry_label(entry.id, number).to_vec();
-    bytes.extend_from_slice(&entry.nonce);
-    bytes.extend_from_slice(&entry.wrapped);
-    bytes.extend_from_slice(&crc32fast::hash(&bytes).to_be_bytes());
-    bytes
-}
-
-fn decode_entry(bytes: &[u8]) -> Option<(u32, Entry)> {
-    let (body, checksum) = bytes.split_last_chunk::<4>()?;
-    if u32::from_be_bytes(*checksum) != crc32fast::hash(body) {
-        return None;
-    }
-    let (class, body) = body.split_first()?;
-    let (id, body) = body.split_first_chunk::<16>()?;
-    let (number, body) = body.split_first_chunk::<4>()?;
-    let (nonce, body) = body.split_first_chunk::<12>()?;
-    let wrapped = *body.first_chunk::<48>()?;
-    let id = KeyId { class: *class, id: u128::from_be_bytes(*id) };
-    Some((u32::from_be_bytes(*number), Entry { id, nonce: *nonce, wrapped }))
 }
 
 #[cfg(test)]
@@ -613,6 +570,46 @@ mod tests {
             assert_eq!(plain(&ring, &ann), Opened::Erased);
             assert_eq!(plain(&ring, &bob), Opened::Plain(b"b".to_vec()));
         }
+    }
+
+    #[test]
+    fn a_key_that_has_left_memory_is_read_again_wherever_it_lies() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, master) = (folder.path().join("keys"), MasterKey::generate().unwrap());
+        let ring = KeyRing::open(&path, &master).unwrap();
+        let ann = ring.seal(ANN, b"here", b"a").unwrap();
+        let crowd = |class: u8| {
+            for id in 0..=2 * LOADED_KEYS_MAX as u128 {
+                ring.seal(KeyId { class, id }, b"here", b"").unwrap();
+            }
+        };
+        crowd(7);
+        assert_eq!(plain(&ring, &ann), Opened::Plain(b"a".to_vec()), "the file has it not yet");
+        ring.sync().unwrap();
+        crowd(8);
+        assert_eq!(plain(&ring, &ann), Opened::Plain(b"a".to_vec()), "the file has it");
+        let count = 2 * (2 * LOADED_KEYS_MAX as u64 + 1) + 1;
+        // Erased while the file has only some of them.
+        assert!(ring.erase(ANN).unwrap());
+        let bob = ring.seal(BOB, b"here", b"b").unwrap();
+        ring.sync().unwrap();
+        for ring in [ring, KeyRing::open_read_only(&path, &master).unwrap()] {
+            assert_eq!(ring.count(), count + 1);
+            assert_eq!((plain(&ring, &ann), ring.number_of(ANN)), (Opened::Erased, None));
+            assert_eq!(plain(&ring, &bob), Opened::Plain(b"b".to_vec()));
+            let last = KeyId { class: 8, id: 0 };
+            assert_eq!(ring.number_of(last), Some((count / 2 + 1) as u32));
+        }
+    }
+
+    #[test]
+    fn a_key_that_was_erased_without_a_file_is_gone() {
+        let ring = KeyRing::in_memory(&MasterKey::generate().unwrap()).unwrap();
+        let (ann, bob) =
+            (ring.seal(ANN, b"here", b"a").unwrap(), ring.seal(BOB, b"here", b"b").unwrap());
+        assert!(ring.erase(ANN).unwrap());
+        assert_eq!(plain(&ring, &ann), Opened::Erased);
+        assert_eq!(plain(&ring, &bob), Opened::Plain(b"b".to_vec()));
     }
 
     #[test]

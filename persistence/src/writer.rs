@@ -19,6 +19,7 @@ use crate::journal::{Append, Conflict, Outcome, Rider, Shared, Work};
 use crate::layout::{self, ChainEntry, Meta, StreamEntry};
 use crate::record::{self, Digest, Header, Home, Position, Shard, StreamName, ValueBuilder};
 use crate::space::Space;
+use crate::tidy::tidy;
 use crate::{ReadError, codec};
 
 /// The most works in one batch.
@@ -124,6 +125,7 @@ impl Writer {
         loop {
             let Some((works, last_ticket)) = self.next_works()? else {
                 self.sync_head()?;
+                tidy();
                 continue;
             };
             let count = works.len() as u64;

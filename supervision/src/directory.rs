@@ -33,9 +33,10 @@ use crate::system::{Core, Registered};
 use crate::transplant;
 
 pub(crate) mod erasure;
+mod sweep;
 
-/// How many entities of one kind may be live; beyond it the least recently used are passivated.
-pub const LIVE_MAX: usize = 10_000;
+pub use sweep::{LIVE_MAX, NEWBORN_IDLE};
+
 /// How many times a caller waits again for a process whose actor ended meanwhile.
 const WAIT_ATTEMPTS_MAX: usize = 100;
 /// How long it pauses before that: it may be that too many wait already.
@@ -303,7 +304,8 @@ impl<E: Entity> Directory<E> {
             incarnation: self.core.next_incarnation(),
         };
         let replay = self.core.replays.acquire().await;
-        let started = Host::<E>::spawn(None, Host(PhantomData), boarding).await;
+        // Boxed: what a start needs is not kept for as long as the actor lives.
+        let started = Box::pin(Host::<E>::spawn(None, Host(PhantomData), boarding)).await;
         drop(replay);
         match started {
             Ok((actor, ended)) => {
@@ -405,25 +407,6 @@ impl<E: Entity> Directory<E> {
             pinned: monitor.pinned.load(Relaxed),
             last_error: monitor.last_error.lock().clone(),
             crashes: self.crashes.view(slot.address.id(), Instant::now()),
-        }
-    }
-
-    /// Passivates what is idle, and the least recently used beyond [`LIVE_MAX`].
-    fn sweep_idle(&self) {
-        let now = self.core.monotonic_ms();
-        let idle_ms = E::IDLE.as_millis() as i64;
-        let mut used: Vec<(i64, Arc<str>)> = Vec::new();
-        for (id, slot) in self.slots.lock().iter() {
-            if slot.waiting() == 0 && !slot.monitor.pinned.load(Relaxed) {
-                used.push((slot.monitor.last_used_ms.load(Relaxed), id.clone()));
-            }
-        }
-        used.sort_unstable();
-        let excess = self.live_count().saturating_sub(LIVE_MAX);
-        for (index, (last_used, id)) in used.iter().enumerate() {
-            if index < excess || now - last_used >= idle_ms {
-                self.passivate(id);
-            }
         }
     }
 }
@@ -572,8 +555,12 @@ impl<E: Entity> Registered for Arc<Directory<E>> {
         });
     }
 
-    fn sweep(&self) {
-        self.sweep_idle();
+    fn live(&self) -> usize {
+        self.live_count()
+    }
+
+    fn sweep(&self, excess: usize) {
+        self.sweep_idle(excess);
     }
 
     fn forget(&self, keys: Arc<HashSet<KeyId>>) -> futures::future::BoxFuture<'static, usize> {

@@ -64,6 +64,12 @@ pub trait Entity: Default + Clone + Serialize + DeserializeOwned + Send + Sync +
         false
     }
 
+    /// Whether it has done all that it was begun for, so that it leaves memory before its
+    /// [`Entity::IDLE`] and nothing reminds of it. It may still be asked, and is activated for it.
+    fn is_over(&self) -> bool {
+        false
+    }
+
     /// The effects that the pending work is waiting for; asked for again after a restart.
     fn resume(&self) -> Vec<Self::Effect> {
         Vec::new()

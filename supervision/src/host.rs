@@ -168,6 +168,7 @@ impl<E: Entity> Actor for Host<E> {
         monitor.seq.store(seq, Relaxed);
         let pending_noted = entity.is_pending();
         monitor.pinned.store(pending_noted, Relaxed);
+        monitor.newborn.store(seq == 0, Relaxed);
         let seat = Seat {
             directory,
             address,
@@ -303,11 +304,14 @@ impl<E: Entity> Seat<E> {
         rows.extend(ran.outcome);
         self.note_pending(&mut rows);
         self.note_reminder(fired, &mut rows);
+        self.note_standing();
         if events.is_empty() && rows.is_empty() && effects.is_empty() {
             return self.let_go(ran.release);
         }
         let core = self.directory.core.clone();
         let ready = self.ready_parked();
+        // Once more: nobody waits any more for what has ended.
+        self.note_standing();
         let records = self.seal_events(&events);
         let place = self.address.place();
         let sealed_rows = rows.iter().map(|row| core.seal_row(place, row)).collect();
@@ -422,9 +426,15 @@ impl<E: Entity> Seat<E> {
         ready
     }
 
+    /// Whether it may leave memory, and whether it had better.
+    fn note_standing(&self) {
+        let is_needed = self.pending_noted || !self.parked.is_empty();
+        self.monitor.pinned.store(is_needed, Relaxed);
+        self.monitor.over.store(self.entity.is_over(), Relaxed);
+    }
+
     fn note_pending(&mut self, rows: &mut Vec<RowDraft>) {
         let pending = self.entity.is_pending();
-        self.monitor.pinned.store(pending || !self.parked.is_empty(), Relaxed);
         if pending == self.pending_noted {
             return;
         }
@@ -445,7 +455,9 @@ impl<E: Entity> Seat<E> {
                 self.reminder = None;
             }
         }
-        let Some(next) = self.entity.next_deadline() else { return };
+        let Some(next) = self.entity.next_deadline() else {
+            return self.forget_reminder(rows);
+        };
         if self.reminder.is_some_and(|noted| noted <= next) {
             return;
         }
@@ -456,6 +468,16 @@ impl<E: Entity> Seat<E> {
         let value = Some(codec::encode(place).unwrap_or_default());
         rows.push(RowDraft { family: DUE_FAMILY, key: due_key(next, &place.stream), value });
         self.directory.core.reminders.add(next, place.clone());
+    }
+
+    /// Of what is over nothing reminds any more: waking it would cost more than its row.
+    fn forget_reminder(&mut self, rows: &mut Vec<RowDraft>) {
+        let is_over = self.entity.is_over();
+        let Some(noted) = self.reminder.take_if(|_| is_over) else { return };
+        let place = self.address.place();
+        let key = due_key(noted, &place.stream);
+        rows.push(RowDraft { family: DUE_FAMILY, key, value: None });
+        self.directory.core.reminders.remove(noted, place);
     }
 
     /// The needed rows: what is durable, overlaid with what this entity has written since.

@@ -67,6 +67,10 @@ pub struct ActorMonitor {
     pub seq: AtomicU64,
     /// Whether it must not be passivated now.
     pub pinned: AtomicBool,
+    /// Whether its entity began with this incarnation.
+    pub newborn: AtomicBool,
+    /// Whether it has done all that it was begun for.
+    pub over: AtomicBool,
     /// When it was last used, by the system's monotonic milliseconds.
     pub last_used_ms: AtomicI64,
     /// How long its turns take.
@@ -86,6 +90,8 @@ impl Default for ActorMonitor {
             events: AtomicU64::default(),
             seq: AtomicU64::default(),
             pinned: AtomicBool::default(),
+            newborn: AtomicBool::default(),
+            over: AtomicBool::default(),
             last_used_ms: AtomicI64::default(),
             turns: Histogram::default(),
             current: Mutex::default(),

@@ -88,6 +88,13 @@ impl Reminders {
         schedule.insert((fires_at, place.stream.clone()), (due, place));
     }
 
+    /// Takes a reminder out. One that has fallen due already fires, and costs a turn.
+    pub(crate) fn remove(&self, due: Timestamp, place: &Place) {
+        let mut schedule = self.schedule.lock();
+        let fires_at = due.plus_ms(-self.own_times.ahead_ms(place.home));
+        schedule.remove(&(fires_at, place.stream.clone()));
+    }
+
     /// The homes whose time is their own.
     pub(crate) fn own_times(&self) -> &OwnTimes {
         &self.own_times

@@ -162,8 +162,10 @@ pub trait Registered: Send + Sync {
     fn quarantine(&self, id: &str, reason: &str);
     /// Activates an entity and lets it handle what is due.
     fn wake(&self, place: Place, due: Option<i64>);
-    /// Passivates what is idle.
-    fn sweep(&self);
+    /// How many are live.
+    fn live(&self) -> usize;
+    /// Passivates what is idle, and the `excess` least recently used.
+    fn sweep(&self, excess: usize);
     /// Ends every actor whose entity is sealed under one of these keys, at once and without a
     /// snapshot, and waits until nothing of them is left in memory; says how many there were.
     fn forget(&self, keys: Arc<HashSet<KeyId>>) -> BoxFuture<'static, usize>;
@@ -353,13 +355,6 @@ impl System {
                 tracing::error!(position = %header.position, %error, "a record does not open");
                 None
             }
-        }
-    }
-
-    /// Passivates what is idle, over all kinds.
-    pub fn sweep(&self) {
-        for kind in &self.kinds {
-            kind.sweep();
         }
     }
 

@@ -107,6 +107,10 @@ impl Entity for NewMember {
         self.is_running()
     }
 
+    fn is_over(&self) -> bool {
+        self.ended.is_some()
+    }
+
     fn resume(&self) -> Vec<NewMemberEffect> {
         let running = self.started.iter().filter(|_| self.is_running());
         running.map(|started| NewMemberEffect::Go(Box::new(started.clone()))).collect()

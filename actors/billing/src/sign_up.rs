@@ -131,6 +131,10 @@ impl Entity for SignUp {
         self.started.is_some() && self.ended.is_none()
     }
 
+    fn is_over(&self) -> bool {
+        self.ended.is_some()
+    }
+
     fn resume(&self) -> Vec<SignUpEffect> {
         let pending = self.started.iter().filter(|_| self.is_pending());
         pending.map(|started| SignUpEffect::Go(Box::new(started.clone()), self.mail)).collect()

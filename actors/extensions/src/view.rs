@@ -145,6 +145,9 @@ struct Changes {
     written_bytes: usize,
 }
 
+/// Documents, and the keys and versions of the durable ones among them.
+type Looked = (Vec<Document>, Vec<(Vec<u8>, u64)>);
+
 /// What a batch sees of its documents.
 pub struct View<R> {
     rows: R,
@@ -275,6 +278,33 @@ impl<R: Rows> View<R> {
         })
     }
 
+    /// The documents that a query is for, and those of them that are durable with their versions:
+    /// among those that an index leads to, or among all.
+    fn look_for(&self, query: &Query<'_>, index: Option<&[u8]>) -> Result<Looked, Reason> {
+        let (mut documents, mut reads, mut examined) = (Vec::new(), Vec::new(), 0);
+        // Whoever wants few is not made to wait for many.
+        let step = query.limit.clamp(1, ROWS_STEP);
+        let page = |view: &Self, after: Option<&[u8]>| match index {
+            Some(prefix) => view.page_of_index(query.kind, (prefix, step), after),
+            None => view.page_of_kind(query.kind, after),
+        };
+        self.walk(query.kind, page, |key, stored, is_durable| {
+            examined += 1;
+            if query.filter.is_some() && examined > EXAMINED_MAX {
+                return Err(too_many(query, self.indexes.as_ref()));
+            }
+            let document = shown(id_of(key), &stored)?;
+            if query.filter.is_none_or(|filter| filter.matches(&document.data)) {
+                documents.push(document);
+                if is_durable {
+                    reads.push((key.to_vec(), stored.version));
+                }
+            }
+            Ok(documents.len() < query.limit)
+        })?;
+        Ok((documents, reads))
+    }
+
     /// Goes through a kind's documents in the order of their making, until `visit` has enough:
     /// those that are durable page by page, and the batch's own.
     fn walk(
@@ -360,28 +390,21 @@ impl<R: Rows> Documents for View<R> {
         if let Some(ids) = query.ids {
             return self.list_by_ids(query, ids);
         }
-        let (mut documents, mut reads, mut examined) = (Vec::new(), Vec::new(), 0);
-        let index = self.index_for(query);
-        // Whoever wants few is not made to wait for many.
-        let step = query.limit.clamp(1, ROWS_STEP);
-        let page = |view: &Self, after: Option<&[u8]>| match &index {
-            Some(prefix) => view.page_of_index(query.kind, (prefix, step), after),
-            None => view.page_of_kind(query.kind, after),
+        let mut index = self.index_for(query);
+        let (documents, reads) = loop {
+            let found = self.look_for(query, index.as_deref())?;
+            if index.is_none() {
+                break found;
+            }
+            // An index may have been dropped, and its rows swept, while they were read: what was
+            // found is all there is only if the index is still read now.
+            self.indexes = None;
+            let now = self.index_for(query);
+            if now == index {
+                break found;
+            }
+            index = now;
         };
-        self.walk(query.kind, page, |key, stored, is_durable| {
-            examined += 1;
-            if query.filter.is_some() && examined > EXAMINED_MAX {
-                return Err(too_many(query, self.indexes.as_ref()));
-            }
-            let document = shown(id_of(key), &stored)?;
-            if query.filter.is_none_or(|filter| filter.matches(&document.data)) {
-                documents.push(document);
-                if is_durable {
-                    reads.push((key.to_vec(), stored.version));
-                }
-            }
-            Ok(documents.len() < query.limit)
-        })?;
         for (key, version) in reads {
             self.note(&key, Some(version));
         }
@@ -483,18 +506,22 @@ fn damaged() -> Reason {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
+    use std::collections::VecDeque;
 
     use serde_json::json;
     use types::{AppId, TenantId, UserId};
 
     use super::*;
     use crate::ir::Filter;
+    use crate::session::indexes::{Index, Stage};
 
     #[derive(Default)]
     struct Table {
         rows: BTreeMap<Vec<u8>, Vec<u8>>,
         ids: Cell<u128>,
+        /// What the index set is, one reading after the other.
+        index_sets: RefCell<VecDeque<Vec<u8>>>,
     }
 
     impl Rows for Table {
@@ -519,7 +546,7 @@ mod tests {
         }
 
         fn index_set(&self, _: &[u8]) -> Option<Vec<u8>> {
-            None
+            self.index_sets.borrow_mut().pop_front()
         }
 
         fn index_keys(&self, _: &[u8], _: Option<&[u8]>, _: usize) -> Vec<Vec<u8>> {
@@ -607,6 +634,21 @@ mod tests {
         // It stops as soon as it has enough.
         let filter = Filter::parse(&json!({"even": true})).unwrap();
         assert_eq!(view.list(&Query { filter: Some(&filter), ..query(3) }).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn what_an_index_lost_while_it_was_read_is_looked_for_among_all() {
+        let mut view = with(4);
+        let (kind, field) = ("book".to_owned(), "even".to_owned());
+        let stage = Stage::Ready;
+        let index = Index { number: 0, kind, field, salt: 5, stage };
+        // Read as ready, with its rows swept already, and then gone.
+        let set = codec::encode(&(1_u32, vec![index])).unwrap();
+        view.rows.index_sets.borrow_mut().extend([set]);
+        let filter = Filter::parse(&json!({"even": true})).unwrap();
+        let asked = Query { filter: Some(&filter), ..query(10) };
+        assert_eq!(view.list(&asked).unwrap().len(), 2);
+        assert!(view.rows.index_sets.borrow().is_empty(), "the index was asked for");
     }
 
     #[test]

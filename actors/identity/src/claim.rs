@@ -288,6 +288,10 @@ impl Entity for Claim {
         };
     }
 
+    fn is_over(&self) -> bool {
+        !matches!(self.standing, Standing::Reserved { .. })
+    }
+
     fn next_deadline(&self) -> Option<Timestamp> {
         match self.standing {
             Standing::Reserved { until, .. } => Some(until),

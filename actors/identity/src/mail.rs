@@ -389,6 +389,10 @@ impl Entity for Mail {
         matches!(self.standing, Standing::Trying | Standing::Waiting { .. })
     }
 
+    fn is_over(&self) -> bool {
+        matches!(self.standing, Standing::Sent | Standing::GivenUp { .. })
+    }
+
     fn resume(&self) -> Vec<MailEffect> {
         match self.standing {
             Standing::Trying => vec![MailEffect::Send { attempt: self.retry.attempts() }],

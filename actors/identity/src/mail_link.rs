@@ -222,6 +222,10 @@ impl Entity for MailLink {
         self.taken.is_some() && self.done.is_none()
     }
 
+    fn is_over(&self) -> bool {
+        self.done.is_some()
+    }
+
     fn resume(&self) -> Vec<MailLinkEffect> {
         match (&self.issued, &self.taken) {
             (Some(issued), Some(taken)) if self.is_pending() => {

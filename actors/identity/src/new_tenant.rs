@@ -94,6 +94,10 @@ impl Entity for NewTenant {
         self.started.is_some() && self.ended.is_none()
     }
 
+    fn is_over(&self) -> bool {
+        self.ended.is_some()
+    }
+
     fn resume(&self) -> Vec<NewTenantEffect> {
         let pending = self.started.iter().filter(|_| self.is_pending());
         pending.map(|started| NewTenantEffect::Go(Box::new(started.clone()))).collect()

@@ -4,8 +4,14 @@
 //! A body: for each change the lengths of key and value (u32 each, the latter [`DELETED`] for a
 //! deletion), key, value. Integers are big endian. Eight zeros are no frame, because the CRC-32 of
 //! zeros is not zero: so a segment may end with zeros that were written in advance.
+//!
+//! A table holds the bodies as they were written, and points into them: a commit is one piece of
+//! memory, which goes with the table, and not two for each of its changes.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
 
 /// How long a frame is beside its body, in bytes.
 pub(super) const FRAME_HEAD_BYTES: usize = 4 + 4 + 8;
@@ -13,7 +19,58 @@ pub(super) const FRAME_HEAD_BYTES: usize = 4 + 4 + 8;
 const DELETED: u32 = u32::MAX;
 
 pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
-pub(super) type Table = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+pub(super) type Table = BTreeMap<Slice, Option<Slice>>;
+
+/// A key or a value, where it stands in a frame's body.
+#[derive(Clone)]
+pub(super) struct Slice {
+    body: Arc<[u8]>,
+    at: u32,
+    length: u32,
+}
+
+impl Slice {
+    /// The next `length` bytes from `at` on, which moves behind them; `None` if there are fewer.
+    fn next(body: &Arc<[u8]>, at: &mut usize, length: u32) -> Option<Self> {
+        let slice = Self { body: body.clone(), at: u32::try_from(*at).ok()?, length };
+        *at = at.checked_add(length as usize).filter(|end| *end <= body.len())?;
+        Some(slice)
+    }
+}
+
+impl Deref for Slice {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.body[self.at as usize..][..self.length as usize]
+    }
+}
+
+impl Borrow<[u8]> for Slice {
+    fn borrow(&self) -> &[u8] {
+        self
+    }
+}
+
+impl PartialEq for Slice {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Slice {}
+
+impl PartialOrd for Slice {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Slice {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (**self).cmp(&**other)
+    }
+}
 
 /// Puts one frame into `buffer`, in place of what it held.
 pub(super) fn encode_frame(buffer: &mut Vec<u8>, number: u64, changes: &[Change]) {
@@ -46,24 +103,21 @@ pub(super) fn decode_frame(bytes: &[u8]) -> Option<(u64, &[u8], usize)> {
     Some((u64::from_be_bytes(*number), body, FRAME_HEAD_BYTES + length))
 }
 
-/// Takes a body's changes into `table`; answers its length, `None` if it is malformed.
-pub(super) fn decode_body(mut body: &[u8], table: &mut Table) -> Option<usize> {
-    let whole = body.len();
-    while !body.is_empty() {
-        let (key_length, rest) = body.split_first_chunk::<4>()?;
-        let (length, rest) = rest.split_first_chunk::<4>()?;
-        let (key, rest) = rest.split_at_checked(u32::from_be_bytes(*key_length) as usize)?;
-        let length = u32::from_be_bytes(*length);
-        if length == DELETED {
-            table.insert(key.to_vec(), None);
-            body = rest;
-        } else {
-            let (value, rest) = rest.split_at_checked(length as usize)?;
-            table.insert(key.to_vec(), Some(value.to_vec()));
-            body = rest;
-        }
+/// Takes a body's changes into `table`; `None` if it is malformed.
+pub(super) fn take_body(body: &[u8], table: &mut Table) -> Option<()> {
+    let (body, mut at): (Arc<[u8]>, usize) = (body.into(), 0);
+    while at < body.len() {
+        let (key_length, rest) = body[at..].split_first_chunk::<4>()?;
+        let (length, _) = rest.split_first_chunk::<4>()?;
+        at += 8;
+        let key = Slice::next(&body, &mut at, u32::from_be_bytes(*key_length))?;
+        let value = match u32::from_be_bytes(*length) {
+            DELETED => None,
+            length => Some(Slice::next(&body, &mut at, length)?),
+        };
+        table.insert(key, value);
     }
-    Some(whole)
+    Some(())
 }
 
 /// Whether a whole frame of a later commit than `last` follows a bad one. It was written only once

@@ -28,11 +28,14 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::frames::{Change, Table, decode_body, decode_frame, encode_frame, has_later_frame};
+use super::frames::{
+    Change, FRAME_HEAD_BYTES, Slice, Table, decode_frame, encode_frame, has_later_frame, take_body,
+};
 use super::place::Named;
 use super::segments::{FolderSegments, Segment, Segments};
 use super::summed::Store;
 use super::{Direction, Engine, EngineError, Pair, WriteBatch};
+use crate::tidy::tidy;
 
 /// When the table in memory is frozen, in bytes of keys and values.
 pub const TABLE_BYTES: usize = 16 * 1024 * 1024;
@@ -284,8 +287,8 @@ impl Replay {
                 }
                 let malformed =
                     || LOG.failed("replay a segment")(format!("commit {number} is malformed"));
-                let active = &mut self.tables.active;
-                self.tables.active_bytes += decode_body(body, active).ok_or_else(malformed)?;
+                take_body(body, &mut self.tables.active).ok_or_else(malformed)?;
+                self.tables.active_bytes += length;
                 self.last = number;
             }
             newest_at = at;
@@ -314,6 +317,9 @@ impl<E: Engine> Shared<E> {
             }
             let is_quiet = is_idle && self.wake.wait_for(&mut mover, QUIET).timed_out();
             drop(mover);
+            if is_quiet {
+                tidy();
+            }
             let work = || {
                 if is_quiet {
                     seen = self.freeze_unless_grown_since(seen)?;
@@ -365,8 +371,8 @@ impl<E: Engine> Shared<E> {
     fn move_table(&self, table: &Table, last: u64) -> Result<(), EngineError> {
         let (mut batch, mut bytes) = (WriteBatch::default(), 0);
         for (key, value) in table {
-            bytes += key.len() + value.as_ref().map_or(0, Vec::len);
-            batch.changes.push((key.clone(), value.clone()));
+            bytes += key.len() + value.as_ref().map_or(0, |value| value.len());
+            batch.changes.push((key.to_vec(), value.as_deref().map(<[u8]>::to_vec)));
             if bytes >= MOVE_BYTES {
                 self.store.commit(std::mem::take(&mut batch))?;
                 bytes = 0;
@@ -401,20 +407,19 @@ impl<E: Engine> Engine for LoggedEngine<E> {
         }
         self.append(&mut log, &batch.changes)?;
         log.failed = false;
-        let bytes = log.buffer.len();
         let mut tables = self.shared.tables.write();
-        tables.active_bytes += bytes;
-        tables.active.extend(batch.changes);
-        Ok(())
+        tables.active_bytes += log.buffer.len();
+        let taken = take_body(&log.buffer[FRAME_HEAD_BYTES..], &mut tables.active);
+        taken.ok_or_else(|| LOG.failed("append")("its own frame is malformed"))
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
         let tables = self.shared.tables.read();
         if let Some(value) = tables.active.get(key) {
-            return Ok(value.clone());
+            return Ok(value.as_deref().map(<[u8]>::to_vec));
         }
         if let Some(value) = tables.frozen.as_ref().and_then(|(table, _)| table.get(key)) {
-            return Ok(value.clone());
+            return Ok(value.as_deref().map(<[u8]>::to_vec));
         }
         self.shared.store.get(key)
     }
@@ -453,7 +458,7 @@ impl<E: Engine> Engine for LoggedEngine<E> {
     }
 }
 
-type Layer<'a> = Box<dyn Iterator<Item = (&'a Vec<u8>, &'a Option<Vec<u8>>)> + 'a>;
+type Layer<'a> = Box<dyn Iterator<Item = (&'a Slice, &'a Option<Slice>)> + 'a>;
 
 impl<E: Engine> LoggedEngine<E> {
     /// How many stored pairs the tables' entries in these bounds may hide, at most.
@@ -484,22 +489,17 @@ fn merge(
     let mut stored = stored.into_iter().peekable();
     let mut pairs = Vec::new();
     while pairs.len() < limit {
-        let nearer = |a: &Vec<u8>, b: &Vec<u8>| if forward { a <= b } else { a >= b };
-        let mut next: Option<Vec<u8>> = None;
-        for key in [
-            active.peek().map(|(key, _)| *key),
-            frozen.peek().map(|(key, _)| *key),
-            stored.peek().map(|(key, _)| key),
-        ] {
-            if let Some(key) = key
-                && next.as_ref().is_none_or(|best| nearer(key, best))
-            {
-                next = Some(key.clone());
-            }
-        }
-        let Some(key) = next else { break };
-        let newest = active.next_if(|(at, _)| **at == key).map(|(_, value)| value.clone());
-        let middle = frozen.next_if(|(at, _)| **at == key).map(|(_, value)| value.clone());
+        let nearer = |a: &[u8], b: &[u8]| if forward { a <= b } else { a >= b };
+        let nexts = [
+            active.peek().map(|(key, _)| &***key),
+            frozen.peek().map(|(key, _)| &***key),
+            stored.peek().map(|(key, _)| key.as_slice()),
+        ];
+        let next = nexts.into_iter().flatten().reduce(|a, b| if nearer(a, b) { a } else { b });
+        let Some(key) = next.map(<[u8]>::to_vec) else { break };
+        let owned = |(_, value): (&Slice, &Option<Slice>)| value.as_deref().map(<[u8]>::to_vec);
+        let newest = active.next_if(|(at, _)| ***at == *key).map(owned);
+        let middle = frozen.next_if(|(at, _)| ***at == *key).map(owned);
         let oldest = stored.next_if(|(at, _)| *at == key).map(|(_, value)| Some(value));
         if let Some(Some(value)) = newest.or(middle).or(oldest) {
             pairs.push((key, value));

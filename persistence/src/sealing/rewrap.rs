@@ -45,9 +45,11 @@ pub fn with_root(folder: &Path, master: MasterKey) -> Result<MasterKey, SealErro
     }
     let ring = KeyRing::open(&path, &master)?;
     let keys = ring.keys.lock();
-    let number = keys.numbers.get(&ROOT).copied();
-    let entry = number.and_then(|number| Some((number, keys.entries[number as usize].as_ref()?)));
-    let root = entry.map(|(number, entry)| ring.unwrap(number, entry)).transpose()?;
+    let root = match keys.numbers.get(&ROOT.into()) {
+        Some(number) => keys.shelf.get(*number)?.map(|entry| ring.unwrap(*number, &entry)),
+        None => None,
+    };
+    let root = root.transpose()?;
     Ok(MasterKey { root, ..master })
 }
 
@@ -87,7 +89,7 @@ fn opens(folder: &Path, master: &MasterKey) -> Result<bool, SealError> {
     }
     match KeyRing::open(&path, master) {
         // Without a root nothing was wrapped anew, whichever key that would have been.
-        Ok(ring) => Ok(ring.keys.lock().numbers.contains_key(&ROOT)),
+        Ok(ring) => Ok(ring.keys.lock().numbers.contains_key(&ROOT.into())),
         Err(SealError::MasterKey(_)) => Ok(false),
         Err(error) => Err(error),
     }
@@ -103,21 +105,21 @@ fn wrapped_anew(
     let keys = ring.keys.lock();
     let mut bytes = FILE_MAGIC.to_vec();
     let mut count = 0;
-    let mut add = |number: usize, entry: &Entry| {
-        bytes.extend_from_slice(&encode_entry(number as u32, entry));
+    let mut add = |number: u32, entry: Option<&Entry>| {
+        bytes.extend_from_slice(&encode_entry(number, entry));
     };
-    for (number, entry) in keys.entries.iter().enumerate() {
-        let Some(entry) = entry else {
-            add(number, &TOMBSTONE_ENTRY);
+    let next = keys.shelf.len() as u32;
+    for number in 0..next {
+        let Some(entry) = keys.shelf.get(number)? else {
+            add(number, None);
             continue;
         };
-        let data_key = ring.unwrap(number as u32, entry)?;
-        add(number, &other.wrap(number as u32, entry.id, &data_key)?);
+        let data_key = ring.unwrap(number, &entry)?;
+        add(number, Some(&other.wrap(number, entry.id, &data_key)?));
         count += 1;
     }
-    if !keys.numbers.contains_key(&ROOT) {
-        let number = keys.entries.len();
-        add(number, &other.wrap(number as u32, ROOT, &old.key)?);
+    if !keys.numbers.contains_key(&ROOT.into()) {
+        add(next, Some(&other.wrap(next, ROOT, &old.key)?));
     } else {
         count -= 1;
     }
