@@ -1,11 +1,13 @@
 //! Wallets: ledger, holds, grants, plans.
 //!
 //! A tenant has one [`wallet`]. Whatever spends goes through it and through nothing else, so that
-//! its books balance by themselves. [`numbers`] hands out integer ids, [`plans`] is the catalogue;
+//! its books balance by themselves. [`numbers`] hands out integer ids, [`plans`] is the catalogue, [`charging`] the port over which
+//! what a plan costs is collected;
 //! [`sign_up`] makes a person a user with a tenant and a wallet, [`new_member`] one whom another
 //! tenant has asked for; [`verification`] is what the
 //! e-mail address is good for once it is verified.
 
+pub mod charging;
 pub mod farewell;
 pub mod new_member;
 pub mod numbers;

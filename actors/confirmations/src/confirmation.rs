@@ -576,6 +576,10 @@ impl Entity for Confirmation {
         self.card().is_some_and(|card| card.effect().is_some())
     }
 
+    fn is_over(&self) -> bool {
+        !self.is_pending() && self.card().is_some_and(|card| card.state.is_over())
+    }
+
     fn resume(&self) -> Vec<ConfirmationEffect> {
         self.card().and_then(Card::effect).into_iter().collect()
     }

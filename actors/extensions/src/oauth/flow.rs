@@ -127,6 +127,10 @@ impl Entity for OAuthFlow {
         }
     }
 
+    fn is_over(&self) -> bool {
+        self.stage == Stage::Over
+    }
+
     fn next_deadline(&self) -> Option<Timestamp> {
         match self.stage {
             Stage::Open { until } => Some(until),
