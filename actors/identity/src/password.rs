@@ -245,10 +245,11 @@ pub struct Hasher {
 }
 
 impl Hasher {
-    /// Starts a thread for each core, with a queue of [`HASH_QUEUE_MAX`].
+    /// Starts a thread for each core but one, which is left to everything else even while a storm
+    /// of logins lasts, with a queue of [`HASH_QUEUE_MAX`].
     pub fn start(policy: PasswordPolicy) -> Result<Self, HashError> {
-        let threads = thread::available_parallelism().map_or(1, usize::from);
-        Self::start_with(policy, threads, HASH_QUEUE_MAX)
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Self::start_with(policy, cores - 1, HASH_QUEUE_MAX)
     }
 
     /// Starts `threads` threads (at least one) behind a queue of `queue_max` jobs.

@@ -36,19 +36,35 @@ const RECONNECT_MILLIS: u64 = 50;
 /// What became of the flood's requests: how many were answered with which status; 0 for none.
 type Answers = BTreeMap<u16, u64>;
 
+/// When a connection of the flood sends: `offset` after its beginning first, then each `period`.
+#[derive(Clone, Copy)]
+struct Beat {
+    offset: Duration,
+    period: Duration,
+}
+
+impl Beat {
+    /// That of connection `number` of `connections` which send `rate` requests a second together,
+    /// evenly: what came in bursts would be a load of another kind.
+    fn of(number: usize, connections: usize, rate: u64) -> Self {
+        let apart = Duration::from_secs(1) / rate.max(1) as u32;
+        Self { offset: apart * number as u32, period: apart * connections as u32 }
+    }
+}
+
 /// One connection of the flood, until `end`: its requests in turn, each once the last is answered,
-/// or each `period`.
+/// or by its beat.
 async fn pour(
     target: &Target,
     requests: &[Prepared],
-    (number, period): (usize, Option<Duration>),
+    (number, beat): (usize, Option<Beat>),
     end: Instant,
 ) -> Answers {
     let (mut answers, begin) = (Answers::new(), Instant::now());
     let mut connection = None;
     for (sent, request) in (0..).zip(requests.iter().cycle().skip(number % requests.len())) {
-        if let Some(period) = period {
-            sleep_until((begin + period * sent).into()).await;
+        if let Some(Beat { offset, period }) = beat {
+            sleep_until((begin + offset + period * sent).into()).await;
         }
         if Instant::now() >= end {
             break;
@@ -89,9 +105,9 @@ pub(crate) async fn run(
     // What is done for the first time takes longer: not counted.
     probed(target, &probes, period, sleep(profile.warm_up)).await?;
     let (alone, ()) = probed(target, &probes, period, sleep(duration)).await?;
-    let pace = rate.map(|rate| Duration::from_secs(1) * connections as u32 / rate.max(1) as u32);
+    let beat = |number| rate.map(|rate| Beat::of(number, connections, rate));
     let end = Instant::now() + profile.warm_up + duration;
-    let pours = (0..connections).map(|number| pour(target, &requests, (number, pace), end));
+    let pours = (0..connections).map(|number| pour(target, &requests, (number, beat(number)), end));
     let (beside, answers) = {
         let flooding = join_all(pours);
         // The flood's first second is not counted either.
