@@ -472,6 +472,7 @@ fn tellers() -> Tellers {
         .with("listing", market::tell::tell_listing)
         .with("extension_session", extensions::tell)
         .with("session", identity::tell::tell_session)
+        .with("subscription", billing::subscription::tell::tell)
         .with("tasks", extensions::tell_tasks)
         .with("tenant", identity::tell::tell_tenant)
         .with("wallet", billing::tell::tell)
@@ -494,6 +495,7 @@ fn describers() -> activity::Describers {
         .with("erasure", identity::erasure::describe)
         .with("install", market::tell::describe_install)
         .with("listing", market::tell::describe_listing)
+        .with("subscription", billing::subscription::tell::describe)
 }
 
 /// The token, and whether it was derived.

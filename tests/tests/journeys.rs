@@ -42,6 +42,9 @@ mod wallets;
 #[path = "journeys/limits.rs"]
 mod limits;
 
+#[path = "journeys/plans.rs"]
+mod plans;
+
 #[path = "journeys/apps.rs"]
 mod apps;
 

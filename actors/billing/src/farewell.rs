@@ -1,9 +1,10 @@
 //! What billing has to do when a person is erased.
 //!
 //! A sign-up that was refused, because the address has an account already, holds the address under
-//! the key of the user that it never made: those keys go too. A tenant's wallet, its ledger and its
-//! holds go with the tenant's key; what is held then is neither taken nor given back. A person's
-//! share in other tenants' ledgers is their id.
+//! the key of the user that it never made: those keys go too. A tenant's wallet, its ledger, its
+//! holds and its subscription go with the tenant's key; what is held then is neither taken nor
+//! given back, and nothing more is collected for the plan. A person's share in other tenants'
+//! ledgers is their id.
 //!
 //! Deliberate limit: every sign-up that there ever was is looked through.
 

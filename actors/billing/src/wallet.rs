@@ -22,6 +22,7 @@ mod ledger;
 mod limiting;
 mod limits;
 mod older;
+mod plan;
 mod recent;
 mod release_open;
 mod spend;
@@ -63,6 +64,7 @@ pub use limits::{
     LIMITS_MAX, LimitRemoved, LimitSet, LimitWarned, Spender, Subject, WARNED_PERCENT, Window,
 };
 pub use older::{DebitedFirst, HoldPlacedFirst};
+pub use plan::{NotePlan, PlanNoted};
 use recent::Recent;
 pub use release_open::{OpenReleased, ReleaseOpen};
 pub use spend::{Debit, Receipt};
@@ -116,6 +118,8 @@ pub struct Wallet {
     numbers: Vec<NumberRange>,
     limits: Limits,
     figures: Figures,
+    /// The plan in effect, once there is one.
+    noted: Option<PlanNoted>,
 }
 
 /// An open hold.
@@ -226,6 +230,8 @@ events! {
         ActionsCounted(ActionsCounted) = "actions_counted", 1;
         /// A service has metered something.
         UsageTracked(UsageTracked) = "usage_tracked", 1;
+        /// Another plan is in effect.
+        PlanNoted(PlanNoted) = "plan_noted", 1;
     }
 }
 
@@ -390,14 +396,15 @@ impl WalletEvent {
             | Self::LimitRemoved(_)
             | Self::LimitWarned(_)
             | Self::ActionsCounted(_)
-            | Self::UsageTracked(_) => &[],
+            | Self::UsageTracked(_)
+            | Self::PlanNoted(_) => &[],
         }
     }
 }
 
 impl Entity for Wallet {
     const KIND: &'static str = "wallet";
-    const SNAPSHOT_VERSION: u16 = 2;
+    const SNAPSHOT_VERSION: u16 = 3;
     type Event = WalletEvent;
     type Effect = NoEffect;
 
@@ -452,6 +459,7 @@ impl Entity for Wallet {
         };
         serde_json::json!({
             "tenant": self.tenant,
+            "plan": self.plan().id,
             "balance": self.sum(),
             "available": credits(&self.available),
             "locked": credits(&self.locked),
@@ -555,6 +563,7 @@ impl Wallet {
                 self.figures.act(Some(it.user), it.actions.into(), at);
             }
             WalletEvent::UsageTracked(tracked) => self.figures.meter(tracked, at),
+            WalletEvent::PlanNoted(noted) => self.noted = Some(noted.clone()),
         }
     }
 

@@ -6,6 +6,7 @@
 //! | `tenant` | yes | its name, settings, members, roles and grants |
 //! | `sign_in_policy` | yes | what it asks of those who log in |
 //! | `wallet` | yes | credits, holds and the ledger, without `ledger_numbered`: see below |
+//! | `subscription` | sandboxes only | elsewhere is no payment method: it is free there |
 //! | `extension_session` | yes | documents, and what ran |
 //! | `tasks` | no | what runs, runs on where it began; what it did is in the sessions |
 //! | `app`, `developer` | elsewhere only | an app's id and a nickname are unique in one place |
@@ -20,7 +21,8 @@
 //! | `tenant_import`, `sandbox`, `sandboxes` | no | about the installation |
 //! | `listing`, `install`, `earnings` | no | reviews, installs and payouts of the installation |
 //!
-//! The integer ids of the ledger's lines are the installation's, and are given anew.
+//! The integer ids of the ledger's lines are the installation's, and are given anew. The plan that
+//! a wallet knows of goes where the subscription goes.
 //! A kind that is not named stays. Of what stays the header goes along (ids, names of events and
 //! times), so that the whole chain can be verified elsewhere.
 //!
@@ -29,6 +31,7 @@
 
 use std::sync::Arc;
 
+use billing::subscription::Subscription;
 use billing::wallet::{Wallet, wallet_address};
 use control::app::App;
 use extensions::session::{ExtensionSession, Scope};
@@ -43,6 +46,8 @@ use types::{AppId, TenantId, UserId, base32};
 
 /// The event of a wallet that stays.
 const LEDGER_NUMBERED: &str = "ledger_numbered";
+/// The event of a wallet that goes where the subscription goes.
+const PLAN_NOTED: &str = "plan_noted";
 /// What stands before a user's id in the label of a caller.
 const USER_LABEL: &str = "user/";
 
@@ -61,10 +66,20 @@ pub(crate) struct Route {
 pub(crate) fn is_carried(header: &Header, with_apps: bool) -> bool {
     match kind_and_id(header).0 {
         Tenant::KIND | SignInPolicy::KIND | ExtensionSession::KIND => true,
-        Wallet::KIND => &*header.event != LEDGER_NUMBERED,
+        Wallet::KIND => match &*header.event {
+            LEDGER_NUMBERED => false,
+            PLAN_NOTED => !with_apps,
+            _ => true,
+        },
+        Subscription::KIND => !with_apps,
         App::KIND | Developer::KIND => with_apps,
         _ => false,
     }
+}
+
+/// Whether a record's payload goes along to another installation, or into a sandbox.
+pub(crate) fn may_be_carried(header: &Header) -> bool {
+    is_carried(header, true) || is_carried(header, false)
 }
 
 /// The two parts of a stream's name.
@@ -96,6 +111,9 @@ impl Route {
             Tenant::KIND if is_own(id) => Tenant::address(self.to).place().clone(),
             SignInPolicy::KIND if is_own(id) => SignInPolicy::address(self.to).place().clone(),
             Wallet::KIND if id == base32(self.from.0) => wallet_address(self.to).place().clone(),
+            Subscription::KIND if id == base32(self.from.0) => {
+                Subscription::address(self.to).place().clone()
+            }
             ExtensionSession::KIND => self.session(id)?.address().place().clone(),
             App::KIND => App::address(&AppId::new(id).ok()?, self.to).place().clone(),
             Developer::KIND => {
@@ -193,6 +211,7 @@ mod tests {
         assert_eq!(&developer, Developer::address(UserId(8), TO).place());
         let foreign = [
             format!("wallet/{}", base32(9)),
+            format!("subscription/{}", base32(9)),
             format!("tenant/{}", TenantId(9)),
             format!("extension_session/{}.{}.shelf", base32(9), base32(7)),
             format!("user/{}", UserId(7)),
@@ -207,6 +226,10 @@ mod tests {
     fn secrets_and_what_is_not_named_stay() {
         let carried = |stream: &str, event| is_carried(&header(stream, event), true);
         assert!(carried("wallet/x", "granted") && !carried("wallet/x", LEDGER_NUMBERED));
+        for (stream, event) in [("subscription/x", "period_begun"), ("wallet/x", PLAN_NOTED)] {
+            assert!(!carried(stream, event) && is_carried(&header(stream, event), false));
+            assert!(may_be_carried(&header(stream, event)));
+        }
         assert!(carried("app/x", "created") && !is_carried(&header("app/x", "created"), false));
         for kind in ["user", "session", "api_keys", "second_factors", "mail_link", "claim", "new"] {
             assert!(!carried(&format!("{kind}/x"), "created"), "{kind}");

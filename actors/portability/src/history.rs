@@ -15,7 +15,7 @@ use persistence::{Header, Home, Record, codec};
 use supervision::address::Place;
 use supervision::{Event as _, System};
 
-use crate::carried::is_carried;
+use crate::carried::may_be_carried;
 use crate::examine::kind_of;
 use crate::tenant_import::{Begun, Noted, Original, TenantImportEvent};
 
@@ -45,7 +45,7 @@ impl Retold<'_> {
     fn next(&mut self) -> Result<Option<Header>, String> {
         loop {
             while let Some(record) = self.page.pop_front() {
-                if is_carried(&record.header, true) {
+                if may_be_carried(&record.header) {
                     return Ok(Some(record.header));
                 }
             }

@@ -25,4 +25,4 @@ pub use page::{CURSOR_BYTES_MAX, Cursor, CursorError, Page};
 pub use personal::Personal;
 pub use plain::{PlainError, PlainText, check_line, check_lines};
 pub use sealed::Sealed;
-pub use time::{next_month, parse_rfc3339, rfc3339};
+pub use time::{next_month, parse_rfc3339, plus_months, rfc3339};

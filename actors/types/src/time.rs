@@ -1,5 +1,6 @@
 //! Times as texts: RFC 3339 in UTC, with milliseconds.
 
+use jiff::ToSpan as _;
 use jiff::fmt::temporal::DateTimePrinter;
 use jiff::tz::TimeZone;
 use supervision::Timestamp;
@@ -33,6 +34,17 @@ pub fn next_month(at: Timestamp) -> Timestamp {
     next().unwrap_or(Timestamp(i64::MAX))
 }
 
+/// So many calendar months later, in UTC: the same day and time, or the month's last day where it
+/// has no such day. Beyond the years that can be written it is the last moment that there is.
+pub fn plus_months(at: Timestamp, months: u32) -> Timestamp {
+    let later = || {
+        let time = jiff::Timestamp::from_millisecond(at.0).ok()?.to_zoned(TimeZone::UTC);
+        let later = time.checked_add(i64::from(months).months()).ok()?;
+        Some(Timestamp(later.timestamp().as_millisecond()))
+    };
+    later().unwrap_or(Timestamp(i64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +74,17 @@ mod tests {
         // It is another month already where it is later.
         assert_eq!(ends("2026-02-01T00:30:00+01:00"), "2026-02-01T00:00:00.000Z");
         assert_eq!(next_month(Timestamp(i64::MAX)), Timestamp(i64::MAX));
+    }
+
+    #[test]
+    fn months_are_of_the_calendar_and_do_not_drift() {
+        let later = |text: &str, months| rfc3339(plus_months(parse_rfc3339(text).unwrap(), months));
+        assert_eq!(later("2026-01-31T08:30:00Z", 1), "2026-02-28T08:30:00.000Z");
+        assert_eq!(later("2026-01-31T08:30:00Z", 2), "2026-03-31T08:30:00.000Z");
+        assert_eq!(later("2027-02-28T00:00:00Z", 12), "2028-02-28T00:00:00.000Z");
+        assert_eq!(later("2028-02-29T00:00:00Z", 12), "2029-02-28T00:00:00.000Z");
+        assert_eq!(plus_months(Timestamp(i64::MAX), 1), Timestamp(i64::MAX));
+        let at = parse_rfc3339("2026-01-31T08:30:00Z").unwrap();
+        assert_eq!(plus_months(at, u32::MAX), Timestamp(i64::MAX));
     }
 }

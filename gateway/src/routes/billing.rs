@@ -4,10 +4,10 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use billing::plans::{FREE, PLANS, PlanResponse, WalletView};
+use billing::plans::{PLANS, PlanResponse, WalletView};
 use billing::wallet::{
-    Actions, Balance, Capture, DESCRIPTION_CHARACTERS_MAX, Debit, Ended, HoldView, LedgerEntry,
-    PlaceHold, Placed, Reason, Receipt, Release, Spender, Wallet, history, wallet_address,
+    Actions, Capture, DESCRIPTION_CHARACTERS_MAX, Debit, Ended, HoldView, LedgerEntry, PlaceHold,
+    Placed, Reason, Receipt, Release, Spender, Wallet, history, wallet_address,
 };
 use serde::{Deserialize, Serialize};
 use supervision::{Address, Refusal};
@@ -259,9 +259,8 @@ async fn wallet_view(app: &App, entered: &Entered) -> Result<Json<WalletView>, P
     let now = app.system.now_in(home_of(entered.caller.tenant));
     let origin = app.origin(&entered.caller, entered.request);
     let wallets = app.system.directory::<Wallet>();
-    let look = move |wallet: &Wallet| wallet.balance(now);
-    let balance: Balance = wallets.look(&address(entered), origin, look).await?;
-    Ok(Json(WalletView::new(&balance, &FREE)))
+    let look = move |wallet: &Wallet| wallet.view(now);
+    Ok(Json(wallets.look(&address(entered), origin, look).await?))
 }
 
 /// The balance

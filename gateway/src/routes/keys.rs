@@ -58,7 +58,10 @@ async fn make<V: Serialize>(
         &operation,
         bytes,
         draft.address,
-        app.identity.claim_api_key(&entered.caller, create, origin).await?,
+        {
+            super::key_room::check(app, entered.caller.tenant, &origin).await?;
+            app.identity.claim_api_key(&entered.caller, create, origin).await?
+        },
         StatusCode::CREATED,
         view
     );
@@ -156,10 +159,11 @@ struct KeyListItem {
 /// `x-api-key`. It covers what its owner may do, cut down to its scopes, whenever it is used; a
 /// route needs `FAMILY:read` or `FAMILY:write` (`keys:write` here), where the family is the first
 /// part of its path, `wallet:read` and `wallet:spend` under `/v1/billing`, and what a function asks
-/// for when it is called. At most 100 keys a user and tenant.
+/// for when it is called. At most 100 keys a user and tenant, and as many a tenant as its plan
+/// says: 402 `plan_limit_reached` beyond.
 #[utoipa::path(post, path = "/v1/keys", tag = tag::GATEWAY, request_body = CreateKeyRequest,
-    responses((status = 201, body = KeyResponse), (status = 401), (status = 403), (status = 409),
-        (status = 422)))]
+    responses((status = 201, body = KeyResponse), (status = 401), (status = 402), (status = 403),
+        (status = 409), (status = 422)))]
 async fn create(
     State(app): State<App>,
     Member(entered): Member,
@@ -279,7 +283,8 @@ struct AccountKeys {
 /// Make an API key; its secret is shown once
 #[utoipa::path(post, path = "/api/v1/auth/api-keys", tag = tag::ACCOUNTS,
     request_body = AccountKeyRequest,
-    responses((status = 201, body = AccountKeyResponse), (status = 401), (status = 403),
+    responses((status = 201, body = AccountKeyResponse), (status = 401), (status = 402),
+        (status = 403),
         (status = 409), (status = 422)))]
 async fn create_for_account(
     State(app): State<App>,
@@ -355,7 +360,8 @@ async fn delete_of_account(
 
 /// Make an API key of the agents' API; its secret is shown once
 #[utoipa::path(post, path = "/v1/api-keys", tag = tag::AGENTS, request_body = AccountKeyRequest,
-    responses((status = 201, body = AccountKeyResponse), (status = 401), (status = 403),
+    responses((status = 201, body = AccountKeyResponse), (status = 401), (status = 402),
+        (status = 403),
         (status = 409), (status = 422)))]
 async fn create_for_agents(
     State(app): State<App>,

@@ -24,6 +24,7 @@ mod import;
 mod install_keys;
 mod installs;
 mod invitation_page;
+mod key_room;
 mod keys;
 mod limits;
 mod login_form;
@@ -47,6 +48,7 @@ mod secrets;
 mod sessions;
 mod signing_keys;
 mod store;
+mod subscriptions;
 mod tasks;
 mod tenants;
 mod usage;
@@ -82,6 +84,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(billing::router())
         .merge(limits::router())
         .merge(usage::router())
+        .merge(subscriptions::router())
         .merge(developer::router())
         .merge(portal::router())
         .merge(payouts::router())

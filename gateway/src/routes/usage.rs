@@ -2,8 +2,7 @@
 //! user under `/v1/billing/internal`.
 //!
 //! Figures are those of the present calendar month (UTC), where they are no counts of what there
-//! is. Deliberate limits: every tenant is on the plan [`FREE`]; agents and automations are counted
-//! where they are kept, and not here.
+//! is. Deliberate limit: agents and automations are counted where they are kept, and not here.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +10,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use billing::plans::{FREE, WalletView};
+use billing::plans::{Plan, WalletView};
 use billing::wallet::{METERED_AT_ONCE_MAX, Month, TrackUsage, Wallet, Window, wallet_address};
 use identity::api_key::ApiKeys;
 use serde::{Deserialize, Serialize};
@@ -21,6 +20,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::key_room;
 use crate::app::App;
 use crate::ask_once;
 use crate::authenticate::{Either, Entered, Service};
@@ -36,7 +36,6 @@ pub(super) fn router() -> OpenApiRouter<App> {
         .routes(routes!(usage))
         .routes(routes!(user_limits))
         .routes(routes!(balance_of_user))
-        .routes(routes!(subscription_of_user))
         .routes(routes!(track_usage))
 }
 
@@ -45,9 +44,10 @@ pub(super) fn router() -> OpenApiRouter<App> {
 struct LimitsResponse {
     /// The plan's id
     plan: &'static str,
-    /// By meter: `actions`, `own_actions` and `credits_spent` of this month, `members`, `own_keys`,
-    /// `holds_open`; `credits_hour`, `credits_day`, `credits_month` and `credits_total` where the
-    /// tenant has such a limit; what services have metered this month, by its name
+    /// By meter: `actions`, `own_actions` and `credits_spent` of this month, `members`, `api_keys`
+    /// of all of them, `own_keys`, `holds_open`; `credits_hour`, `credits_day`, `credits_month` and
+    /// `credits_total` where the tenant has such a limit; what services have metered this month, by
+    /// its name
     usage: BTreeMap<String, u64>,
     /// What may be used, by meter; what has no limit is not there
     limits: BTreeMap<String, u64>,
@@ -57,6 +57,7 @@ struct LimitsResponse {
 
 /// What the wallet says of it.
 struct Figures {
+    plan: &'static Plan,
     month: Month,
     holds_open: usize,
     tenant_limits: Vec<(Window, i64, i64)>,
@@ -68,7 +69,7 @@ fn whole(number: i64) -> u64 {
 
 /// A key of `usage` and `limits`; what services meter comes second to what the server does.
 fn response(own: &[(&str, u64)], figures: Figures, month_max: Option<u64>) -> LimitsResponse {
-    let Figures { month, holds_open, tenant_limits } = figures;
+    let Figures { plan, month, holds_open, tenant_limits } = figures;
     let mut usage = month.meters;
     let mut limits = BTreeMap::new();
     let month = [
@@ -78,7 +79,7 @@ fn response(own: &[(&str, u64)], figures: Figures, month_max: Option<u64>) -> Li
         ("holds_open", holds_open as u64),
     ];
     usage.extend(own.iter().chain(&month).map(|(name, used)| ((*name).to_owned(), *used)));
-    limits.extend(FREE.limits().map(|(name, limit)| (name.to_owned(), whole(limit))));
+    limits.extend(plan.limits().map(|(name, limit)| (name.to_owned(), whole(limit))));
     limits.extend(month_max.map(|limit| ("own_actions".to_owned(), limit)));
     for (window, used, amount) in tenant_limits {
         let name = format!("credits_{window}");
@@ -88,7 +89,7 @@ fn response(own: &[(&str, u64)], figures: Figures, month_max: Option<u64>) -> Li
     let is_used_up =
         |(name, limit): &(&String, &u64)| usage.get(*name).is_some_and(|used| used >= limit);
     let exceeded = limits.iter().filter(is_used_up).map(|(name, _)| name.clone()).collect();
-    LimitsResponse { plan: FREE.id, usage, limits, exceeded }
+    LimitsResponse { plan: plan.id, usage, limits, exceeded }
 }
 
 async fn limits_of(
@@ -102,7 +103,8 @@ async fn limits_of(
         (members as u64, user.and_then(|user| tenant.monthly_actions_max(user)))
     });
     let (members, month_max) = staff.await?.unwrap_or_default();
-    let mut own = vec![("members", members)];
+    let keys = key_room::keys_in(app, tenant, u64::MAX, &origin).await?;
+    let mut own = vec![("members", members), ("api_keys", keys)];
     if let Some(user) = user {
         let (keys, address) = (app.system.directory::<ApiKeys>(), ApiKeys::address(user, tenant));
         let look = |keys: &ApiKeys| keys.newest_first().count() as u64;
@@ -110,6 +112,7 @@ async fn limits_of(
     }
     let now = app.system.now_in(home_of(tenant));
     let look = move |wallet: &Wallet| Figures {
+        plan: wallet.plan(),
         month: wallet.month(user, now),
         holds_open: wallet.holds_open(),
         tenant_limits: wallet.tenant_limits(now),
@@ -131,7 +134,11 @@ async fn usage(
 }
 
 /// A member of the tenant that the service acts in: without one, the user's own. 404 for others.
-async fn member(app: &App, entered: &Entered, text: &str) -> Result<(TenantId, UserId), Refusal> {
+pub(super) async fn member(
+    app: &App,
+    entered: &Entered,
+    text: &str,
+) -> Result<(TenantId, UserId), Refusal> {
     let user: UserId = text.parse().map_err(|_| Refusal::not_found("user"))?;
     let named = entered.caller.tenant;
     let tenant = if named == TenantId::SYSTEM { user.direct_tenant() } else { named };
@@ -164,38 +171,9 @@ async fn balance_of_user(
     let (tenant, _) = member(&app, &entered, &user_id).await?;
     let now = app.system.now_in(home_of(tenant));
     let origin = app.origin(&entered.caller, entered.request);
-    let look = move |wallet: &Wallet| wallet.balance(now);
+    let look = move |wallet: &Wallet| wallet.view(now);
     let wallets = app.system.directory::<Wallet>();
-    let balance = wallets.look(&wallet_address(tenant), origin, look).await?;
-    Ok(Json(WalletView::new(&balance, &FREE)))
-}
-
-/// What a tenant has subscribed to.
-#[derive(Serialize, ToSchema)]
-struct SubscriptionView {
-    /// The plan's id
-    plan: &'static str,
-    /// `active`
-    status: &'static str,
-    /// RFC 3339
-    started_at: Option<String>,
-    /// RFC 3339; null for what does not end by itself
-    expires_at: Option<String>,
-}
-
-/// What a user's tenant has subscribed to: the service's tenant, or the user's own
-#[utoipa::path(get, path = "/v1/billing/internal/subscription/{user_id}", tag = tag::GATEWAY,
-    params(("user_id" = String, Path)), security(("service_token" = [])),
-    responses((status = 200, body = SubscriptionView), (status = 401), (status = 403),
-        (status = 404)))]
-async fn subscription_of_user(
-    State(app): State<App>,
-    Service(entered): Service,
-    Path(user_id): Path<String>,
-) -> Result<Json<SubscriptionView>, Problem> {
-    member(&app, &entered, &user_id).await?;
-    let (started_at, expires_at) = (None, None);
-    Ok(Json(SubscriptionView { plan: FREE.id, status: "active", started_at, expires_at }))
+    Ok(Json(wallets.look(&wallet_address(tenant), origin, look).await?))
 }
 
 /// What a service has metered.
@@ -279,12 +257,13 @@ mod tests {
         let meters = [("actions".to_owned(), 7), ("pages".to_owned(), 3)];
         let month = Month { own_actions: 5, spent: 40, meters: meters.into(), ..Month::default() };
         let tenant_limits = vec![(Window::Day, 40, 40), (Window::Total, 40, 41)];
-        let figures = Figures { month, holds_open: 1, tenant_limits };
+        let plan = billing::plans::plan("starter").unwrap();
+        let figures = Figures { plan, month, holds_open: 1, tenant_limits };
         let told = response(&[("members", 2)], figures, Some(5));
         assert_eq!(told.exceeded, ["credits_day", "own_actions"]);
         assert_eq!((told.usage["actions"], told.usage["pages"]), (0, 3));
         assert_eq!((told.limits["credits_total"], told.limits["own_actions"]), (41, 5));
-        assert_eq!(told.limits["api_keys"], 10, "the plan's");
+        assert_eq!((told.plan, told.limits["api_keys"]), ("starter", 25));
         assert!(told.limits.keys().all(|name| name != "members"));
     }
 }

@@ -241,6 +241,8 @@ impl Matrix {
         // Reviews are for everybody to read, and payouts for who keeps the marketplace to decide.
         id("", "review_id", |it| &it.user.id);
         id("", "payout_id", |it| &it.user.id);
+        // Plans are the same for everybody: no id of a tenant's is one.
+        id("", "plan_id", |it| &it.user.id);
         Self { server, asker: own.user, ids }
     }
 

@@ -122,6 +122,12 @@ fn of_limits() -> Vec<WalletEvent> {
             user: UserId(7),
             app: AppId::new("notes").ok(),
         }),
+        WalletEvent::PlanNoted(PlanNoted {
+            number: 3,
+            plan: "pro".to_owned(),
+            is_past_due: true,
+            needs_card: true,
+        }),
     ]
 }
 
