@@ -16,6 +16,7 @@ use subtle::ConstantTimeEq as _;
 use supervision::{Refusal, RequestRef};
 use types::{Caller, CallerKind, Scopes, TenantId, UserId};
 
+use crate::acting::NamedUser;
 use crate::api_keys;
 use crate::app::App;
 use crate::front::Peer;
@@ -235,6 +236,11 @@ pub(crate) async fn enter(
 ) -> Result<Entered, Problem> {
     let request = request_of(parts);
     let caller = caller.ok_or_else(|| Problem::unauthenticated("this needs a credential"))?;
+    if let Some(NamedUser(named)) = parts.extensions.get().copied()
+        && caller.user != Some(named)
+    {
+        return Err(Refusal::forbidden("user_id is not the credential's own user").into());
+    }
     let rises = app.identity.epochs().rises();
     let place = app.admission.enter(caller.tenant).await?;
     // Something was revoked while this waited: who it is from is found out again.

@@ -3,6 +3,7 @@
 //! [`start`] opens a data folder and makes the [`App`]; [`server`] runs the connections;
 //! [`front`] is what every request passes; [`routes`] has one file a family of routes.
 
+pub mod acting;
 pub mod admission;
 pub mod api_keys;
 pub mod app;

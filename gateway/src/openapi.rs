@@ -107,6 +107,25 @@ pub fn declare_keys(document: &mut utoipa::openapi::OpenApi) {
     }
 }
 
+/// Adds, to what the portal is asked for, that services may name the user in the query.
+pub fn declare_acting(document: &mut utoipa::openapi::OpenApi) {
+    let text = "The credential's own user; the service token acts for the user that it names here, \
+        in a body's `user_id` or in X-Acting-User";
+    for (path, item) in &mut document.paths.paths {
+        let Some(operation) = item.get.as_mut().filter(|_| path.starts_with("/v1/developer/"))
+        else {
+            continue;
+        };
+        let user = ParameterBuilder::new()
+            .name("user_id")
+            .parameter_in(ParameterIn::Query)
+            .description(Some(text))
+            .schema(Some(ObjectBuilder::new().schema_type(Type::String).build()))
+            .build();
+        operation.parameters.get_or_insert_default().push(user.into());
+    }
+}
+
 /// The document that operations are added to.
 pub fn base() -> utoipa::openapi::OpenApi {
     let mut document = Base::openapi();

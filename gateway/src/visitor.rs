@@ -7,7 +7,7 @@ use market::marketplace::Viewer;
 use supervision::{Origin, RequestRef};
 
 use crate::app::App;
-use crate::authenticate::{Anyone, Either, Entered, Operator, Service};
+use crate::authenticate::{Anyone, Entered, Operator, Service, Someone};
 use crate::problem::Problem;
 
 /// What a credential stands in.
@@ -42,7 +42,8 @@ impl FromRequestParts<App> for Visitor {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         if CREDENTIALS.iter().any(|name| parts.headers.contains_key(*name)) {
-            let Either(entered) = Either::from_request_parts(parts, app).await?;
+            // A service need not name a tenant to look.
+            let Someone(entered) = Someone::from_request_parts(parts, app).await?;
             let request = entered.request;
             return Ok(Self { entered: Some(entered), request });
         }

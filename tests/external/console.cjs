@@ -45,6 +45,59 @@ async function makeWallet() {
   return { user: me.imperal_id, spend };
 }
 
+/** An app of one function, which is called for a price. */
+const valuer = (id, version) => ({
+  ir_version: "1.0",
+  app: {
+    id, version, title: "Book valuer", capabilities: ["store"],
+    functions: [{
+      name: "value", action_type: "write", params_schema: { title: { type: "string" } },
+      impl: {
+        kind: "declarative",
+        steps: [{ id: "put", op: "store.create",
+          args: { kind: "report", data: { title: "{{args.title}}" } } }],
+      },
+    }],
+  },
+});
+
+/** A developer with an app that has earned, one that waits for a review, and a payout. */
+async function makeMarket(operator) {
+  const service = { "x-service-token": serviceToken };
+  const register = async (name) => {
+    const account = { email: `${name}@example.com`, password: "a-long-enough-password" };
+    const tokens = await ask("/v1/auth/register", { headers: service, body: account });
+    const user = { authorization: `Bearer ${tokens.access_token}` };
+    const { tenant_id: tenant } = await ask("/v1/auth/me", { method: "GET", headers: user });
+    const grant = { credits: 40_000, kind: "paid", reason: "for the pictures" };
+    await ask(`/v1/operator/tenants/${tenant}/grants`, { headers: operator, body: grant });
+    return user;
+  };
+  const [dora, bob] = [await register("dora"), await register("bob")];
+  await ask("/v1/developer/register", { headers: dora, body: { tier: "indie", nickname: "dora" } });
+  const deploy = async (id, texts) => {
+    const app = { app_id: id, display_name: "Book valuer", pricing_model: "per_action",
+      git_url: "https://example.com/valuer.git", pricing_config: { default: 2_500 }, ...texts };
+    await ask("/v1/developer/apps", { headers: dora, body: app });
+    const params = { app_id: id, ir_dict: valuer(id, "1.0.0") };
+    const call = { function: "deploy_ir", params };
+    await ask("/v1/extensions/developer/call", { headers: dora, body: call });
+  };
+  await deploy("valuer", { description: "Values a book and keeps a report of it", icon: "book" });
+  await deploy("appraiser", {});
+  await ask("/v1/admin/apps/valuer/approve", { headers: operator, body: {} });
+  const call = { function: "value", params: { title: "Emma" } };
+  await ask("/v1/extensions/valuer/batch", { headers: bob, body: { calls: Array(8).fill(call) } });
+  const earned = async () =>
+    (await ask("/v1/developer/earnings", { method: "GET", headers: dora })).available;
+  for (let looks = 0; looks < 100 && (await earned()) < 12_000; looks += 1) {
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  const payout = () =>
+    ask("/v1/developer/payouts", { headers: dora, body: { amount_tokens: 10_000 } });
+  return { dora, payout };
+}
+
 /** Notes everything that a page must not do. */
 function watch(page) {
   page.on("console", (message) => {
@@ -94,7 +147,8 @@ async function logIn(page) {
 
 async function views(page, width) {
   for (const view of [
-    "overview", "tree", "kinds", "users", "flights", "confirmations", "journal",
+    "overview", "tree", "kinds", "users", "flights", "confirmations", "apps", "payouts",
+    "developers", "journal",
   ]) {
     await page.click(`#views a[data-view="${view}"]`);
     await page.waitForFunction(
@@ -185,6 +239,64 @@ async function erase(page, user, width) {
   await look(page, `erased-${width}`);
 }
 
+/** Presses a button of the view, types a reason, if one is asked for, and waits for the answer. */
+async function decide(page, button, reason, expected, shot) {
+  await page.click(`::-p-xpath(${button})`);
+  await page.waitForSelector("#act[open]", WAIT);
+  if (reason) await page.type("#act-reason", reason);
+  if (shot) await look(page, shot);
+  await page.click("#act-go");
+  await says(page, ".answer", expected);
+  await page.waitForFunction(() => !document.querySelector("#act").open, WAIT);
+}
+
+const inRow = (key, label) => `//tr[@data-key="${key}"]//button[text()="${label}"]`;
+const inQueue = (key, label) => `//li[@data-key="${key}"]//button[text()="${label}"]`;
+
+/** An app rejected, submitted again and approved, suspended and taken up; a payout paid. */
+async function market(page, { dora, payout }, width) {
+  const open = async (view, text) => {
+    await page.click(`#views a[data-view="${view}"]`);
+    await says(page, "#view", text);
+  };
+  await open("apps", "2 checks not met");
+  await page.click('li[data-key="appraiser"] summary');
+  await look(page, `review-${width}`);
+  await decide(page, inQueue("appraiser", "Reject…"), "it says nothing of itself", "draft",
+    `reject-${width}`);
+  await says(page, "#view", "Nothing waits for a review.");
+  const params = { app_id: "appraiser", ir_dict: valuer("appraiser", `1.0.${width.length}`) };
+  await ask("/v1/extensions/developer/call",
+    { headers: dora, body: { function: "deploy_ir", params } });
+  await page.waitForSelector('li[data-key="appraiser"]', WAIT);
+  await decide(page, inQueue("appraiser", "Approve…"), null, "active");
+  await decide(page, inRow("appraiser", "Suspend…"), "a complaint", "suspended");
+  await page.select("#apps-state", "suspended");
+  await page.waitForFunction(() => location.hash === "#/apps/suspended", WAIT);
+  await page.waitForFunction(() => document.querySelectorAll("#view tbody tr").length === 1, WAIT);
+  await decide(page, inRow("appraiser", "Take up…"), "the complaint was none", "active");
+  await says(page, "#view", "There is no such app.");
+  ok(`${width}: an app rejected, approved, suspended and taken up`);
+  const { id } = await payout();
+  await open("payouts", "asked for");
+  await look(page, `payout-${width}`);
+  await decide(page, inRow(id, "Approve…"), null, "to be paid");
+  const end = width === "desk" ? ["Reject…", "rejected"] : ["Paid…", "paid"];
+  await decide(page, inRow(id, end[0]), "as agreed", end[1], `payout-end-${width}`);
+  await says(page, "#view", "No payout waits.");
+  await open("developers", "dora");
+  ok(`${width}: a payout approved, then ${end[1]}; developers`);
+  // For the next width.
+  if (width === "desk") {
+    for (const status of ["suspended", "draft"]) {
+      await ask("/v1/admin/apps/appraiser/status",
+        { headers: { "x-service-token": serviceToken }, body: { status } });
+    }
+    await ask("/v1/extensions/developer/call", { headers: dora, body: { function: "deploy_ir",
+      params: { app_id: "appraiser", ir_dict: valuer("appraiser", "1.1.0") } } });
+  }
+}
+
 async function docs(page, width) {
   await page.goto(`${url}/docs`);
   await page.waitForSelector("details.operation", WAIT);
@@ -194,7 +306,7 @@ async function docs(page, width) {
   await look(page, `docs-${width}`);
 }
 
-async function walk(browser, { user, spend }, width) {
+async function walk(browser, { user, spend }, shop, width) {
   const context = await browser.createBrowserContext();
   const page = await context.newPage();
   const [pixels, height] = WIDTHS[width];
@@ -203,7 +315,8 @@ async function walk(browser, { user, spend }, width) {
   await logIn(page);
   ok(`${width}: logged in, after a refusal`);
   await views(page, width);
-  ok(`${width}: overview, tree, kinds, users, confirmations, journal`);
+  ok(`${width}: every view`);
+  await market(page, shop, width);
   await history(page, user, width);
   ok(`${width}: an entity by its user's id, its history and its state before`);
   await refused(page);
@@ -237,13 +350,15 @@ async function walk(browser, { user, spend }, width) {
 
 async function main() {
   const wallet = await makeWallet();
+  const { access_token: token } = await ask("/v1/auth/login", { body: { email, password } });
+  const shop = await makeMarket({ authorization: `Bearer ${token}` });
   const args = ["--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-quic"];
   // As root there is no sandbox to be had.
   if (process.getuid?.() === 0) args.push("--no-sandbox");
   const browser = await launch({ executablePath, args, headless: true });
   try {
-    for (const width of Object.keys(WIDTHS)) await walk(browser, wallet, width);
+    for (const width of Object.keys(WIDTHS)) await walk(browser, wallet, shop, width);
   } finally {
     await browser.close();
   }

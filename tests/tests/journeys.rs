@@ -75,6 +75,10 @@ mod marketplace;
 
 #[path = "journeys/earnings.rs"]
 mod earnings;
+#[path = "journeys/portal.rs"]
+mod portal;
+#[path = "journeys/statement.rs"]
+mod statement;
 
 #[path = "journeys/repetition.rs"]
 mod repetition;

@@ -480,6 +480,36 @@ impl Handle<Update> for App {
     }
 }
 
+/// The developer's tier is another: a share that was one of the tiers that were left, or is more
+/// than the new one's, becomes the new one's. Callers pay the same, so the app's state is of no
+/// matter; a share that the developer has lowered stays.
+#[derive(Clone, Debug)]
+pub struct FitShare {
+    /// The shares of the tiers that were left.
+    pub from: Vec<SharePercent>,
+    /// The share of the new tier.
+    pub to: SharePercent,
+}
+
+impl Command for FitShare {
+    const NAME: &'static str = "fit_share";
+}
+
+impl Handle<FitShare> for App {
+    type Reply = ();
+
+    fn handle(turn: &mut Turn<'_, Self>, command: FitShare) -> Result<(), Refusal> {
+        let FitShare { from, to } = command;
+        let mut listing = turn.state().existing()?.listing.clone();
+        let share = listing.revenue_split_dev;
+        if share != to && (from.contains(&share) || share > to) {
+            listing.revenue_split_dev = to;
+            turn.record(AppEvent::Updated(Updated { listing }));
+        }
+        Ok(())
+    }
+}
+
 /// Moves the app to another state: submitted, approved, rejected with a reason, suspended, taken
 /// up again. What the present state does not lead to is refused (409, `wrong_status`). Only what
 /// was deployed is submitted.

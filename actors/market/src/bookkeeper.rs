@@ -223,7 +223,7 @@ impl Bookkeeper {
     }
 
     /// Whether a record was made here, by real time.
-    fn is_ours(&self, system: &System, record: &Record) -> bool {
+    pub(crate) fn is_ours(&self, system: &System, record: &Record) -> bool {
         let home = record.header.home;
         if system.own_time(home).is_some() {
             return false;

@@ -11,6 +11,7 @@
 //! - An id stays in the list when the process ended before its app was created; creating it again
 //!   goes on from there.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use identity::claim::{Claim, ClaimKey, ClaimTarget, Confirm, Namespace, Reserve, claim_address};
@@ -22,6 +23,7 @@ use supervision::{
 };
 use types::{AppId, SharePercent, TenantId, UserId, home_of, owner_of_user};
 
+use crate::shares::{self, FitShares, SharesFitted};
 use crate::tier::{self, TierEnded, TierNextSet, TierOrder, TierOrdered, TierSettled};
 
 /// Nicknames, unique over the installation.
@@ -153,6 +155,8 @@ pub struct Developer {
     /// The tier that is being paid for.
     pub(crate) order: Option<TierOrder>,
     pub(crate) retry: Retry,
+    /// The tiers whose shares apps may still have.
+    pub(crate) tiers_left: BTreeSet<Tier>,
 }
 
 impl Developer {
@@ -241,6 +245,8 @@ supervision::events! {
         TierEnded(TierEnded) = "tier_ended", 1;
         /// What is not paid for yet is tried once more.
         TierRetried(Retried) = "tier_retried", 1;
+        /// The apps' shares are those of the tier.
+        SharesFitted(SharesFitted) = "shares_fitted", 1;
     }
 }
 
@@ -251,6 +257,8 @@ pub enum DeveloperEffect {
     Confirm(ConfirmNickname),
     /// The tier's price.
     Pay(TierOrder, TenantId),
+    /// The apps' shares.
+    Fit(FitShares),
 }
 
 /// A nickname to be confirmed.
@@ -262,7 +270,7 @@ pub struct ConfirmNickname {
 
 impl Entity for Developer {
     const KIND: &'static str = "developer";
-    const SNAPSHOT_VERSION: u16 = 2;
+    const SNAPSHOT_VERSION: u16 = 3;
     type Event = DeveloperEvent;
     type Effect = DeveloperEffect;
 
@@ -284,6 +292,7 @@ impl Entity for Developer {
             self.unconfirmed = true;
         }
         let Some(profile) = &mut self.profile else { return };
+        let tier_before = profile.tier;
         match event {
             DeveloperEvent::Registered(_) => {}
             DeveloperEvent::NicknameSettled(settled) => {
@@ -302,11 +311,16 @@ impl Entity for Developer {
             DeveloperEvent::TierNextSet(set) => profile.tier_next = set.next,
             DeveloperEvent::TierEnded(_) => tier::end(profile),
             DeveloperEvent::TierRetried(_) => self.retry.again(at, Backoff::USUAL),
+            DeveloperEvent::SharesFitted(_) => self.tiers_left.clear(),
+        }
+        if profile.tier != tier_before {
+            self.tiers_left.insert(tier_before);
+            self.retry = Retry::begin(at, Backoff::USUAL);
         }
     }
 
     fn is_pending(&self) -> bool {
-        self.unconfirmed || self.order.is_some()
+        self.unconfirmed || self.order.is_some() || !self.tiers_left.is_empty()
     }
 
     fn resume(&self) -> Vec<DeveloperEffect> {
@@ -315,7 +329,8 @@ impl Entity for Developer {
             let target = ClaimTarget { user: profile.user, tenant: profile.tenant };
             DeveloperEffect::Confirm(ConfirmNickname { nickname, target })
         });
-        nickname.into_iter().chain(self.resume_order()).collect()
+        let fit = self.resume_fit().map(DeveloperEffect::Fit);
+        nickname.into_iter().chain(self.resume_order()).chain(fit).collect()
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
@@ -333,6 +348,7 @@ impl Entity for Developer {
                 let EffectContext { system, address, origin, .. } = context;
                 let _ = tier::pay(&system, &address, tenant, order, origin).await;
             }
+            DeveloperEffect::Fit(fit) => shares::fit(fit, context).await,
         }
     }
 
@@ -348,6 +364,7 @@ impl Entity for Developer {
             "tier_until": profile.tier_until.map(types::rfc3339),
             "tier_next": profile.tier_next,
             "tier_ordered": self.order.as_ref().map(|order| order.tier),
+            "tiers_left": self.tiers_left,
         })
     }
 }
@@ -522,7 +539,7 @@ mod tests {
         let then = Given::<Developer>::nothing().when(register());
         let confirms = |effect: &DeveloperEffect| match effect {
             DeveloperEffect::Confirm(confirm) => confirm.nickname == "ada",
-            DeveloperEffect::Pay(..) => false,
+            DeveloperEffect::Pay(..) | DeveloperEffect::Fit(_) => false,
         };
         assert!(then.effects.len() == 1 && then.effects.iter().all(confirms));
         let given = then.then();

@@ -28,7 +28,7 @@ use serde_json::json;
 use supervision::{
     Address, Command, Entity, Handle, Home, Need, NoEffect, Refusal, RowDraft, Timestamp, Turn,
 };
-use types::{AppId, TenantId, UserId, home_of, owner_of_tenant, platform};
+use types::{AppId, TenantId, UserId, home_of, owner_of_tenant, platform, rfc3339};
 
 use crate::listing::put;
 use crate::payout::{Payout, PayoutDecided, PayoutRequested, payout_rows};
@@ -216,6 +216,12 @@ pub(crate) fn day_key(developer: UserId, app: &AppId, day: i32) -> Vec<u8> {
 /// What the keys of an app's days begin with.
 pub(crate) fn day_prefix(developer: UserId, app: &AppId) -> Vec<u8> {
     app_key(developer, app, &[])
+}
+
+/// A day as answers have it: YYYY-MM-DD, UTC.
+pub(crate) fn date_of(day: i32) -> String {
+    let at = rfc3339(Timestamp(i64::from(day) * DAY_MS));
+    at.get(..10).unwrap_or_default().to_owned()
 }
 
 fn user_key(developer: UserId, app: &AppId, day: i32, user: u64) -> Vec<u8> {

@@ -12,6 +12,7 @@ use crate::install::{self, Grant, Holder, Install, InstallEvent};
 use crate::listing::{self, DeployNote, Listing, ListingEvent, Ranks, StoredReview};
 use crate::payout::{Payout, PayoutDecided, PayoutRequested, PayoutStatus};
 use crate::terms::Terms;
+use crate::shares::SharesFitted;
 use crate::tier::{TierEnded, TierNextSet, TierOrder, TierOrdered, TierSettled};
 
 fn golden() -> Golden {
@@ -42,6 +43,7 @@ fn samples() -> Vec<DeveloperEvent> {
         DeveloperEvent::TierSettled(TierSettled { id: TransactionId(9), paid: true }),
         DeveloperEvent::TierNextSet(TierNextSet { next: Some(Tier::Indie) }),
         DeveloperEvent::TierEnded(TierEnded {}),
+        DeveloperEvent::SharesFitted(SharesFitted { tier: Tier::Indie }),
     ]
 }
 

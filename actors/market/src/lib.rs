@@ -1,11 +1,13 @@
 //! Developers, their apps, and the marketplace where others find them.
 //!
 //! [`service::Market`] is what the gateway calls; [`portal`] and [`marketplace`] are further parts
-//! of it, for developers and for everybody. [`developer`] is a developer, with a [`tier`];
+//! of it, for developers and for everybody. [`developer`] is a developer, with a [`tier`] that
+//! the apps' [`shares`] follow;
 //! [`listing`] what is counted of an app, with its [`review`]s; [`install`] that a user has an app,
 //! on [`terms`] that calls ask [`consents`] about. [`storefront`] is what is shown, in memory, with
 //! its [`search`]. The [`bookkeeper`] credits [`earnings`] with what wallets settle; a [`payout`]
-//! is how they leave. [`checks`] are made before a review.
+//! is how they leave; a [`statement`] tells both. [`checks`] are made before a review; [`desk`] is
+//! what whoever reviews looks at.
 //!
 //! [`developer_app::DeveloperApp`] is the app `developer`, through which versions are deployed and
 //! tried. [`view`] is what callers see. [`freeze`] is the kind of actor that stops a tenant, a user
@@ -14,6 +16,7 @@
 pub mod bookkeeper;
 pub mod checks;
 pub mod consents;
+pub mod desk;
 pub mod developer;
 pub mod developer_app;
 pub mod earnings;
@@ -29,6 +32,8 @@ pub mod portal;
 pub mod review;
 pub mod search;
 pub mod service;
+pub mod shares;
+pub mod statement;
 pub mod storefront;
 pub mod tell;
 pub mod terms;

@@ -6,7 +6,7 @@
 //!
 //! Who installs or reviews from a sandbox leaves no trace in the listing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use billing::numbers::{Numbers, TakeNumbers, numbers_address};
@@ -51,6 +51,9 @@ const NUMBERING_ATTEMPTS_MAX: usize = 8;
 pub const REVIEWS_READ_MAX: usize = 10_000;
 /// How many apps of a user, and users of an app, are listed.
 pub const INSTALLS_SHOWN_MAX: usize = 1_000;
+
+/// Installs of a user that are read at once to mark a list.
+const INSTALLS_AT_ONCE: usize = 128;
 
 /// Who looks: a user in a tenant, or nobody in particular.
 pub type Viewer = Option<(TenantId, UserId)>;
@@ -117,12 +120,33 @@ fn summary(system: &System, viewer: Viewer, card: &Card) -> AppSummary {
     AppSummary::of(card, is_installed)
 }
 
+/// The same of several: what the viewer has is read at once, unless it is very much.
+fn summaries(system: &System, viewer: Viewer, cards: &[Arc<Card>]) -> Vec<AppSummary> {
+    let one_by_one = || cards.iter().map(|card| summary(system, viewer, card)).collect();
+    let Some((tenant, user)) = viewer else { return one_by_one() };
+    let shard = owner_of_tenant(tenant).shard();
+    let prefix = Holder::prefix(tenant, user);
+    let rows = system.rows(&range(shard, INSTALL_FAMILY, prefix, false, INSTALLS_AT_ONCE));
+    if rows.len() >= INSTALLS_AT_ONCE {
+        return one_by_one();
+    }
+    let is_installed =
+        |row: &[u8]| codec::decode::<InstallRow>(row).is_ok_and(|row| row.terms.is_some());
+    let rows = rows.into_iter().filter(|(_, row)| is_installed(row));
+    let installed: HashSet<Vec<u8>> = rows.map(|(key, _)| key).collect();
+    let summary = |card: &Arc<Card>| {
+        let holder = Holder { tenant, user, app: card.app.id.clone() };
+        AppSummary::of(card, Some(installed.contains(&holder.key())))
+    };
+    cards.iter().map(summary).collect()
+}
+
 impl Market {
     /// A page of the active apps.
     pub fn browse(&self, system: &Arc<System>, viewer: Viewer, question: &Question) -> AppsPage {
         let found = system.port::<Storefront>().find(question);
         AppsPage {
-            apps: found.cards.iter().map(|card| summary(system, viewer, card)).collect(),
+            apps: summaries(system, viewer, &found.cards),
             total: found.total,
             page: question.page.number(),
             per_page: question.page.limit,
@@ -132,7 +156,7 @@ impl Market {
     /// Those that are shown first.
     pub fn featured(&self, system: &Arc<System>, viewer: Viewer, limit: usize) -> Vec<AppSummary> {
         let cards = system.port::<Storefront>().featured(limit);
-        cards.iter().map(|card| summary(system, viewer, card)).collect()
+        summaries(system, viewer, &cards)
     }
 
     /// An active app with its functions; 404 for any other.
@@ -165,7 +189,7 @@ impl Market {
         let address = Developer::address(developer, tenant);
         let nickname = developers.look(&address, origin.clone(), nickname).await;
         let nickname = nickname.or_else(|it| if it.is_erased() { Ok(None) } else { Err(it) })?;
-        let apps = cards.iter().map(|card| summary(system, viewer, card)).collect();
+        let apps = summaries(system, viewer, &cards);
         Ok(DeveloperPage { developer_id: developer.to_string(), nickname, apps })
     }
 

@@ -12,14 +12,14 @@ use persistence::record::SHARDS;
 use persistence::{Shard, codec};
 use serde::Serialize;
 use serde_json::{Value, json};
-use supervision::{Class, IdempotencyKey, Origin, Refusal, System, Timestamp};
+use supervision::{Class, IdempotencyKey, Origin, Refusal, System};
 use types::{AppId, Page, TenantId, UserId, owner_of_app, owner_of_tenant, rfc3339};
 
 use crate::bookkeeper::range;
 use crate::developer::{Developer, Profile, RemoveApp, Tier};
 use crate::earnings::{
-    APP_TOTAL_FAMILY, AppTotal, Balances, DAY_FAMILY, DAY_MS, DayTotal, Earnings, day_prefix,
-    totals_prefix,
+    APP_TOTAL_FAMILY, AppTotal, Balances, DAY_FAMILY, DAY_MS, DayTotal, Earnings, date_of,
+    day_prefix, totals_prefix,
 };
 use crate::listing::{
     DEPLOY_NOTE_FAMILY, DeployNote, Feature, Listing, NoteDeploy, key as listing_key,
@@ -28,7 +28,7 @@ use crate::payout::{
     DecidePayout, NOTE_CHARACTERS_MAX, PAYOUT_BY_FAMILY, PAYOUT_FAMILY, PAYOUT_OPEN_FAMILY,
     PAYOUT_SERIES, Payout, PayoutStatus, RequestPayout, payouts_prefix,
 };
-use crate::service::{Begun, Market, Principal, ask, begin, developer, email_of, owned};
+use crate::service::{Begun, Market, Principal, app_of, ask, begin, developer, email_of, owned};
 use crate::storefront::{Storefront, each_row};
 use crate::tier::{self, OrderTier, Ordered};
 use crate::view::{AppResponse, DeployResponse};
@@ -37,6 +37,8 @@ use crate::view::{AppResponse, DeployResponse};
 const DEPLOY_NOTES_SHOWN: usize = 100;
 /// How many payouts are shown.
 const PAYOUTS_SHOWN: usize = 500;
+/// The days of figures when not told, if the tier shows so many.
+const DAYS_DEFAULT: u32 = 30;
 /// The most days that figures go back.
 pub const DAYS_MAX: u32 = 366;
 /// Characters of the name of what was deployed elsewhere, and of why it failed.
@@ -116,9 +118,8 @@ pub struct DayResponse {
 
 impl From<&DayTotal> for DayResponse {
     fn from(day: &DayTotal) -> Self {
-        let at = rfc3339(Timestamp(i64::from(day.day) * DAY_MS));
         Self {
-            period: at.get(..10).unwrap_or_default().to_owned(),
+            period: date_of(day.day),
             calls: day.calls,
             errors: day.errors,
             users: day.users,
@@ -285,7 +286,7 @@ impl Market {
         confirm_name: &str,
     ) -> Result<Value, Refusal> {
         let (developer_at, _) = developer(system, principal).await?;
-        let (_, app) = owned(system, principal, app_id).await?;
+        let (_, app) = app_of(system, principal, app_id).await?;
         if ![app.id.as_str(), app.listing.display_name.as_str()].contains(&confirm_name) {
             let message = "must be the app's id or the name that it shows";
             return Err(Refusal::invalid("confirm_name", message));
@@ -342,17 +343,19 @@ impl Market {
         ask(system, &listing, command, principal.origin.clone(), ticket, render).await
     }
 
-    /// What an app did in the last `days`; 400 `analytics_window` beyond the tier's.
+    /// What an app did in the last `days`, without them in the last [`DAYS_DEFAULT`] or as many as
+    /// the tier shows; 400 `analytics_window` beyond the tier's.
     pub async fn analytics(
         &self,
         system: &Arc<System>,
         principal: &Principal,
         app_id: &str,
-        days: u32,
+        days: Option<u32>,
     ) -> Result<AnalyticsResponse, Refusal> {
         let (_, profile) = developer(system, principal).await?;
-        let (_, app) = owned(system, principal, app_id).await?;
+        let (_, app) = app_of(system, principal, app_id).await?;
         let window = profile.tier.analytics_days();
+        let days = days.unwrap_or_else(|| DAYS_DEFAULT.min(window));
         if days > window {
             let message = format!("the tier {} shows {window} days", profile.tier.name());
             let facts = json!({"days": days, "window": window});
@@ -392,7 +395,7 @@ impl Market {
         app_id: &str,
     ) -> Result<EarningsByAppResponse, Refusal> {
         let (_, profile) = developer(system, principal).await?;
-        let (_, app) = owned(system, principal, app_id).await?;
+        let (_, app) = app_of(system, principal, app_id).await?;
         let shard = owner_of_tenant(profile.tenant).shard();
         let mut key = totals_prefix(profile.user);
         key.extend_from_slice(app.id.as_str().as_bytes());

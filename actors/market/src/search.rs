@@ -21,8 +21,6 @@ pub const WORD_CHARACTERS_MAX: usize = 40;
 pub const QUESTION_WORDS_MAX: usize = 8;
 /// Words that one beginning stands for.
 pub const BEGINNINGS_MAX: usize = 2_000;
-/// The greatest score: eight whole words in titles.
-pub const SCORE_MAX: usize = QUESTION_WORDS_MAX * 2 * TITLE as usize;
 
 /// What a word counts for in a title.
 pub const TITLE: u8 = 8;
@@ -83,12 +81,12 @@ impl Index {
         }
     }
 
-    /// The score of each document for a question, by number; 0 for what is not found. `None` for a
-    /// question without words, which asks for everything.
-    pub fn scores(&self, question: &str) -> Option<Vec<u16>> {
-        let mut all: Option<Vec<u16>> = None;
+    /// What is found for a question: documents with their scores, 1 or more, in no order. `None`
+    /// for a question without words, which asks for everything.
+    pub fn find(&self, question: &str) -> Option<Vec<(u32, u16)>> {
+        let mut all: Option<Vec<(u32, u16)>> = None;
         for word in words(question).take(QUESTION_WORDS_MAX) {
-            let mut best = vec![0_u16; self.end];
+            let (mut best, mut touched) = (vec![0_u16; self.end], Vec::new());
             let from_here = self.postings.range(word.clone()..);
             let begun = from_here.take_while(|(known, _)| known.starts_with(&word));
             for (known, documents) in begun.take(BEGINNINGS_MAX) {
@@ -96,21 +94,24 @@ impl Index {
                 for (document, weight) in documents {
                     let score = u16::from(*weight) * factor;
                     let known = &mut best[*document as usize];
+                    if *known == 0 {
+                        touched.push(*document);
+                    }
                     *known = score.max(*known);
                 }
             }
+            let score = |document: u32| best[document as usize];
             all = Some(match all {
-                None => best,
+                None => touched.into_iter().map(|it| (it, score(it))).collect(),
                 // What misses one word is not found.
-                Some(sums) => sums.iter().zip(best).map(|(sum, it)| both(*sum, it)).collect(),
+                Some(sums) => {
+                    let both = |(it, sum): (u32, u16)| (it, sum + score(it));
+                    sums.into_iter().filter(|(it, _)| score(*it) > 0).map(both).collect()
+                }
             });
         }
         all
     }
-}
-
-fn both(sum: u16, score: u16) -> u16 {
-    if sum == 0 || score == 0 { 0 } else { sum + score }
 }
 
 #[cfg(test)]
@@ -118,6 +119,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    impl Index {
+        /// The score of each document, by number; 0 for what is not found.
+        fn scores(&self, question: &str) -> Option<Vec<u16>> {
+            let mut all = vec![0; self.end];
+            for (document, score) in self.find(question)? {
+                assert_eq!(std::mem::replace(&mut all[document as usize], score), 0, "found twice");
+            }
+            Some(all)
+        }
+    }
 
     fn index() -> Index {
         let mut index = Index::default();
@@ -163,7 +175,8 @@ mod tests {
         let title: String =
             (0..QUESTION_WORDS_MAX + 3).map(|number| format!("w{number} ")).collect();
         index.put(0, weigh([(title.as_str(), TITLE)]));
-        assert_eq!(index.scores(&title), Some(vec![SCORE_MAX as u16]));
+        let whole_words = QUESTION_WORDS_MAX as u16 * 2 * u16::from(TITLE);
+        assert_eq!(index.scores(&title), Some(vec![whole_words]));
     }
 
     proptest! {

@@ -552,6 +552,15 @@ pub(crate) async fn owned(
     app_id: &str,
 ) -> Result<(Address<App>, Details), Refusal> {
     developer(system, principal).await?;
+    app_of(system, principal, app_id).await
+}
+
+/// As [`owned`], of somebody who is known to be a developer and was counted.
+pub(crate) async fn app_of(
+    system: &Arc<System>,
+    principal: &Principal,
+    app_id: &str,
+) -> Result<(Address<App>, Details), Refusal> {
     let missing = || Refusal::not_found("app");
     let id = AppId::new(app_id).map_err(|_| missing())?;
     let (address, app) = look(system, &id, &principal.origin).await?;

@@ -27,7 +27,7 @@ use types::{AppId, Page, TenantId, UserId};
 
 use crate::earnings::{APP_TOTAL_FAMILY, AppTotal};
 use crate::listing::{Counts, LISTING_FAMILY, Told};
-use crate::search::{Index, SCORE_MAX, TAG, TEXT, TITLE, weigh};
+use crate::search::{Index, TAG, TEXT, TITLE, weigh};
 
 /// How old the order by what is counted may be.
 pub const ORDER_AGE_MAX: Duration = Duration::from_secs(1);
@@ -71,6 +71,8 @@ pub struct Card {
     pub actions: u64,
     /// The record that `counts` is after.
     revision: u64,
+    /// The name as lists are sorted by it: made once, not for every comparison.
+    sort_name: String,
 }
 
 impl Card {
@@ -114,6 +116,8 @@ struct Shelves {
     index: Index,
     /// The active apps in each order.
     orders: [Vec<u32>; 5],
+    /// By number, the place of each active app in each order.
+    places: [Vec<u32>; 5],
     categories: BTreeMap<String, usize>,
     /// Since when the orders are not what they should be.
     stale_since: Option<Instant>,
@@ -289,7 +293,8 @@ impl Shelves {
             self.cards.push(None);
             u32::try_from(self.cards.len() - 1).unwrap_or(u32::MAX)
         });
-        let card = Card { app, counts: Counts::default(), actions: 0, revision: 0 };
+        let (counts, sort_name) = (Counts::default(), String::new());
+        let card = Card { app, counts, actions: 0, revision: 0, sort_name };
         self.numbers.insert(id, number);
         self.place(number, card);
     }
@@ -310,7 +315,8 @@ impl Shelves {
         self.place(number, card);
     }
 
-    fn place(&mut self, number: u32, card: Card) {
+    fn place(&mut self, number: u32, mut card: Card) {
+        card.sort_name = card.app.display_name.to_lowercase();
         if card.is_active() {
             let app = &card.app;
             let tags = card.counts.tags.iter().map(|tag| (tag.as_str(), TAG));
@@ -342,69 +348,95 @@ impl Shelves {
     }
 
     fn sort(&mut self) {
+        // What is only counted changes neither names nor categories: it is sorted by numbers alone.
+        if std::mem::take(&mut self.must_sort) {
+            self.sort_by_name();
+        }
+        let by_name = self.orders[Sort::Name as usize].clone();
+        for sort in [Sort::Actions, Sort::Installs, Sort::Rating, Sort::Newest] {
+            let key = |(place, number): (usize, &u32)| {
+                let card = self.card(*number)?;
+                let (rank, more) = match sort {
+                    Sort::Actions => (card.actions, 0),
+                    Sort::Installs => (card.counts.installs, 0),
+                    Sort::Rating => (card.rating_hundredths(), card.counts.reviews),
+                    Sort::Newest => (card.app.created_at.0.unsigned_abs(), 0),
+                    Sort::Name => (0, 0),
+                };
+                Some((Reverse((rank, more)), place, *number))
+            };
+            let mut keyed: Vec<_> = by_name.iter().enumerate().filter_map(key).collect();
+            keyed.sort_unstable();
+            self.set_order(sort, keyed.into_iter().map(|(.., number)| number).collect());
+        }
+        self.stale_since = None;
+    }
+
+    fn sort_by_name(&mut self) {
         let cards = self.cards.iter().enumerate();
         let active = cards.filter_map(|(number, card)| Some((number as u32, card.as_ref()?)));
-        let active: Vec<(u32, Arc<Card>)> = active
+        let mut keyed: Vec<_> = active
             .filter(|(_, card)| card.is_active())
-            .map(|(it, card)| (it, card.clone()))
+            .map(|(number, card)| (card.sort_name.as_str(), &card.app.id, number))
             .collect();
-        for sort in SORTS {
-            let mut keyed: Vec<_> = active
-                .iter()
-                .map(|(number, card)| {
-                    let rank = match sort {
-                        Sort::Actions => card.actions,
-                        Sort::Installs => card.counts.installs,
-                        Sort::Rating => card.rating_hundredths(),
-                        Sort::Newest => card.app.created_at.0.unsigned_abs(),
-                        Sort::Name => 0,
-                    };
-                    let more = if sort == Sort::Rating { card.counts.reviews } else { 0 };
-                    let name = card.app.display_name.to_lowercase();
-                    (Reverse((rank, more)), name, card.app.id.clone(), *number)
-                })
-                .collect();
-            keyed.sort_unstable();
-            self.orders[sort as usize] = keyed.into_iter().map(|(.., number)| number).collect();
+        keyed.sort_unstable();
+        let order: Vec<u32> = keyed.into_iter().map(|(.., number)| number).collect();
+        let mut categories: BTreeMap<String, usize> = BTreeMap::new();
+        for card in order.iter().filter_map(|number| self.card(*number)) {
+            *categories.entry(card.app.category.clone()).or_default() += 1;
         }
-        self.categories.clear();
-        for (_, card) in &active {
-            *self.categories.entry(card.app.category.clone()).or_default() += 1;
+        self.categories = categories;
+        self.set_order(Sort::Name, order);
+    }
+
+    fn set_order(&mut self, sort: Sort, order: Vec<u32>) {
+        let mut places = vec![u32::MAX; self.cards.len()];
+        for (place, number) in order.iter().enumerate() {
+            places[*number as usize] = place as u32;
         }
-        (self.must_sort, self.stale_since) = (false, None);
+        self.places[sort as usize] = places;
+        self.orders[sort as usize] = order;
     }
 
     fn find(&self, question: &Question) -> Answer {
-        let scores = self.index.scores(&question.search);
-        let order = &self.orders[question.sort.unwrap_or(Sort::Actions) as usize];
-        let score = |number: u32| match &scores {
-            None => 1,
-            Some(scores) => scores.get(number as usize).copied().unwrap_or(0),
+        let Question { search, category, sort, page } = question;
+        let fits = |number: &u32| {
+            category.is_empty()
+                || self.card(*number).is_some_and(|card| card.app.category == *category)
         };
-        let fits = |number: &&u32| {
-            let card = self.card(**number);
-            score(**number) > 0
-                && card.is_some_and(|card| {
-                    question.category.is_empty() || card.app.category == question.category
-                })
+        let order = sort.unwrap_or(Sort::Actions) as usize;
+        let (numbers, total) = match self.index.find(search) {
+            None if category.is_empty() => {
+                let order = &self.orders[order];
+                (page.of(order.iter().copied()), order.len())
+            }
+            None => {
+                let found: Vec<u32> = self.orders[order].iter().copied().filter(fits).collect();
+                let total = found.len();
+                (page.of(found), total)
+            }
+            Some(found) => {
+                let places = &self.places[order];
+                let key = |(number, score): (u32, u16)| {
+                    // In an order that was asked for, how well it fits is of no matter.
+                    let score = if sort.is_none() { score } else { 0 };
+                    (Reverse(score), places.get(number as usize).copied(), number)
+                };
+                let found = found.into_iter().filter(|(number, _)| fits(number));
+                let mut keyed: Vec<_> = found.map(key).collect();
+                let total = keyed.len();
+                let end = page.offset.saturating_add(page.limit);
+                if end < total {
+                    // What comes after the page need not be in order.
+                    keyed.select_nth_unstable(end);
+                    keyed.truncate(end);
+                }
+                keyed.sort_unstable();
+                (page.of(keyed.into_iter().map(|(.., number)| number)), total)
+            }
         };
-        let mut found: Vec<u32> = order.iter().filter(fits).copied().collect();
-        if question.sort.is_none() && scores.is_some() {
-            found = by_score(found, score);
-        }
-        let total = found.len();
-        let numbers = question.page.of(found);
         Answer { cards: numbers.iter().filter_map(|it| self.card(*it)).cloned().collect(), total }
     }
-}
-
-/// The best score first; those of one score stay in their order.
-fn by_score(found: Vec<u32>, score: impl Fn(u32) -> u16) -> Vec<u32> {
-    let mut buckets: Vec<Vec<u32>> = vec![Vec::new(); SCORE_MAX + 1];
-    for number in found {
-        buckets[usize::from(score(number)).min(SCORE_MAX)].push(number);
-    }
-    buckets.into_iter().rev().flatten().collect()
 }
 
 /// Every row of a family, in every shard. Blocks. A row that does not decode is passed over: it is

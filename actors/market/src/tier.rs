@@ -11,7 +11,8 @@
 //! - There is one order at a time.
 //!
 //! Deliberate limits: what is left of a cheaper year is not given back when a higher tier is
-//! ordered. Apps that are more than a lower tier allows stay; there are no new ones.
+//! ordered. Apps that are more than a lower tier allows stay; there are no new ones. Their shares
+//! follow the tier ([`crate::shares`]).
 
 use std::sync::Arc;
 
@@ -22,7 +23,7 @@ use supervision::{
 };
 use types::{Amount, TenantId, TransactionId};
 
-use crate::developer::{Developer, DeveloperEvent, Profile, Tier};
+use crate::developer::{Developer, DeveloperEffect, DeveloperEvent, Profile, Tier};
 
 /// How long a tier is paid for, in milliseconds.
 pub const TIER_YEAR_MS: i64 = 365 * 24 * 60 * 60 * 1_000;
@@ -84,9 +85,9 @@ pub(crate) fn end(profile: &mut Profile) {
 }
 
 pub(crate) fn deadline(developer: &Developer) -> Option<Timestamp> {
-    match developer.order {
-        Some(_) => Some(developer.retry.next_at()),
-        None => developer.profile().and_then(|profile| profile.tier_until),
+    match developer.order.is_some() || !developer.tiers_left.is_empty() {
+        true => Some(developer.retry.next_at()),
+        false => developer.profile().and_then(|profile| profile.tier_until),
     }
 }
 
@@ -94,20 +95,29 @@ pub(crate) fn due(turn: &mut Turn<'_, Developer>) {
     if deadline(turn.state()).is_none_or(|at| at > turn.now()) {
         return;
     }
-    if turn.state().order.is_some() {
+    if turn.state().order.is_some() || !turn.state().tiers_left.is_empty() {
         turn.record(DeveloperEvent::TierRetried(Retried {}));
     } else {
         let Some(profile) = turn.state().profile() else { return };
         let tier = profile.tier_next.unwrap_or(profile.tier);
         if tier.price() == 0 {
-            return turn.record(DeveloperEvent::TierEnded(TierEnded {}));
+            turn.record(DeveloperEvent::TierEnded(TierEnded {}));
+        } else {
+            let id = TransactionId(turn.new_id());
+            let order = TierOrder { id, tier, price: tier.price(), renewal: true };
+            turn.record(DeveloperEvent::TierOrdered(TierOrdered { order }));
         }
-        let id = TransactionId(turn.new_id());
-        let order = TierOrder { id, tier, price: tier.price(), renewal: true };
-        turn.record(DeveloperEvent::TierOrdered(TierOrdered { order }));
     }
     if let Some(effect) = turn.state().resume_order() {
         turn.effect(effect);
+    }
+    follow(turn);
+}
+
+/// Lets the apps' shares follow a tier that is another now.
+fn follow(turn: &mut Turn<'_, Developer>) {
+    if let Some(fit) = turn.state().resume_fit() {
+        turn.effect(DeveloperEffect::Fit(fit));
     }
 }
 
@@ -212,6 +222,7 @@ impl Handle<SettleTier> for Developer {
         let SettleTier { id, paid } = command;
         if turn.state().order.as_ref().is_some_and(|order| order.id == id) {
             turn.record(DeveloperEvent::TierSettled(TierSettled { id, paid }));
+            follow(turn);
         }
         turn.state().existing().cloned()
     }
@@ -229,7 +240,8 @@ mod tests {
     use types::UserId;
 
     use super::*;
-    use crate::developer::{DeveloperEffect, Register};
+    use crate::developer::Register;
+    use crate::shares::SettleShares;
 
     fn registered() -> Given<Developer> {
         let (user, tenant) = (UserId(7), TenantId(8));
@@ -249,13 +261,15 @@ mod tests {
         id: TransactionId,
         paid: bool,
     ) -> (Profile, Given<Developer>) {
-        given.when(SettleTier { id, paid }).reply()
+        let (profile, given) = given.when(SettleTier { id, paid }).reply();
+        let (_, given) = given.when(SettleShares { tier: profile.tier }).reply();
+        (profile, given)
     }
 
     fn payments(effects: &[DeveloperEffect]) -> Vec<TierOrder> {
         let order = |effect: &DeveloperEffect| match effect {
             DeveloperEffect::Pay(order, _) => Some(order.clone()),
-            DeveloperEffect::Confirm(_) => None,
+            DeveloperEffect::Confirm(_) | DeveloperEffect::Fit(_) => None,
         };
         effects.iter().filter_map(order).collect()
     }

@@ -28,6 +28,9 @@ const ACTS = {
 /** What can be erased, by kind, and where it is asked for. */
 const ERASED_AT = { user: "/v1/users/", tenant: "/v1/tenants/" };
 
+/** Who reads the reason, unless an act says otherwise. */
+const NOTED = "It stands in the tenant's chain and in the platform's, with your name.";
+
 let asked = null;
 
 /** The buttons for an entity; `onAnswer` gets what came of an act. */
@@ -79,10 +82,17 @@ async function erase(kind, id, reason) {
 
 /**
  * Asks for a reason, and does with it what is to be done. What is `confirmed` has to be typed first;
- * with `classes` a class of reasons is chosen, too.
+ * with `classes` a class of reasons is chosen, too. A reason that `isOptional` may be left out, and
+ * what `isSilent` has none; `note` says who reads it.
  */
-export function askWhy({ title, about, whose, confirmed = null, classes = false }, act) {
+export function askWhy(question, act) {
+  const { title, about, whose, confirmed = null, classes = false } = question;
+  const { isOptional = false, isSilent = false, note = NOTED } = question;
   asked = { act, confirmed };
+  byId("act-why").hidden = isSilent;
+  byId("act-reason").required = !isOptional && !isSilent;
+  byId("act-label").textContent = isOptional ? "Note, which may be left out" : "Reason";
+  byId("act-note").textContent = note;
   byId("act-title").textContent = `${title} ${whose}?`;
   byId("act-about").textContent = about;
   byId("act-go").textContent = title;
@@ -94,7 +104,7 @@ export function askWhy({ title, about, whose, confirmed = null, classes = false 
   byId("act-id").textContent = confirmed ?? "";
   byId("act-classes").hidden = !classes;
   byId("act").showModal();
-  byId("act-reason").focus();
+  byId(isSilent ? "act-go" : "act-reason").focus();
 }
 
 async function carryOut(event) {

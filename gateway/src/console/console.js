@@ -1,8 +1,8 @@
 // The console: logs in, follows the stream of trees, and draws the view that the address names.
 //
 // One tree is shown at a time. The modules beside this one: `session` asks the server, `tree`
-// follows it, `views`, `entity`, `users`, `confirmations` and `flights` are what is shown, `act` is
-// what is done, `parts`, `text`, `status` and `dom` are what they are made of.
+// follows it, `views`, `entity`, `users`, `confirmations`, `flights` and `market` are what is
+// shown, `act` is what is done, `parts`, `text`, `status` and `dom` are what they are made of.
 
 import {
   closeConfirmations, confirmationsView, onConfirmations, openConfirmations,
@@ -10,6 +10,9 @@ import {
 import { byId, h, morphChildren } from "./dom.js";
 import { close, entityView, keepFresh, onEntity, open } from "./entity.js";
 import { closeFlights, flightsView, keepFlightsFresh, onFlights, openFlights } from "./flights.js";
+import {
+  appsView, closeMarket, developersView, onMarket, openMarket, payoutsView,
+} from "./market.js";
 import { end, isLoggedIn, logIn, onEnd, saying } from "./session.js";
 import { problem } from "./status.js";
 import { follow, onTree, stopFollowing, trees } from "./tree.js";
@@ -23,9 +26,15 @@ const VIEWS = {
   users: { title: "Users of a tenant", render: usersView },
   flights: { title: "In flight", render: flightsView },
   confirmations: { title: "What waits for somebody", render: confirmationsView },
+  apps: { title: "Apps of the marketplace", render: appsView },
+  payouts: { title: "Payouts that wait", render: payoutsView },
+  developers: { title: "Developers", render: developersView },
   journal: { title: "Journal", render: journal },
   actor: { title: "Entity", render: entityView },
 };
+
+/** The views of the marketplace. */
+const MARKET = ["apps", "payouts", "developers"];
 
 const addressOf = (kind, id) =>
   `#/actor/${encodeURIComponent(kind)}/${encodeURIComponent(id)}`;
@@ -62,6 +71,8 @@ function show(moveFocus = false) {
   else closeConfirmations();
   if (view === "flights") openFlights();
   else closeFlights();
+  if (MARKET.includes(view)) openMarket(view, kind);
+  else closeMarket();
   const title = view === "actor" ? `${kind}/${id}` : VIEWS[view].title;
   byId("title").textContent = title;
   document.title = `${title} · Bailiwick console`;
@@ -135,6 +146,7 @@ onEnd((message) => {
   closeUsers();
   closeConfirmations();
   closeFlights();
+  closeMarket();
   byId("act").close();
   byId("login-error").textContent = message;
   show();
@@ -148,6 +160,7 @@ onTree((tree) => {
 onUsers(draw);
 onConfirmations(draw);
 onFlights(draw);
+onMarket(draw);
 onEntity({
   changed: draw,
   // The address gets the entity's own id, without a step back to the one that was typed.

@@ -16,6 +16,9 @@
 //! | `DELETE /v1/operator/users/{id}/factors`, `{reason}` | `{removed}`: lost second factors |
 //! | `GET /v1/operator/confirmations?limit=N&cursor=C` | what waits for somebody, in all tenants |
 //! | `POST /v1/operator/confirmations/{id}/cancel`, `{reason}` | `{confirmation_id, state}` |
+//! | `GET /v1/admin/apps/pending`, `/v1/admin/apps`, `/v1/admin/developers` | the marketplace |
+//! | `POST /v1/admin/apps/{id}/{approve,reject,status}` | the app as it is then |
+//! | `GET /v1/admin/payouts/pending`, `POST …/{id}/{approve,reject,paid}` | payouts |
 //! | `POST /v1/users/{id}/erase`, `/v1/tenants/{id}/erase` | the receipt of an erasure |
 //! | `POST /v1/operator/{tenants,users,apps}/{id}/freeze`, `…/resume` | a freeze, its receipt |
 //!
@@ -48,6 +51,7 @@ pub const FILES: &[Asset] = &[
     Asset { name: "flights.js", text: include_str!("flights.js") },
     Asset { name: "freeze.js", text: include_str!("freeze.js") },
     Asset { name: "limits.js", text: include_str!("limits.js") },
+    Asset { name: "market.js", text: include_str!("market.js") },
     Asset { name: "parts.js", text: include_str!("parts.js") },
     Asset { name: "session.js", text: include_str!("session.js") },
     Asset { name: "status.js", text: include_str!("status.js") },
@@ -172,7 +176,7 @@ mod tests {
         for label in ["for=\"email\"", "for=\"password\"", "<title>", "name=\"viewport\""] {
             assert!(html.contains(label), "{label}");
         }
-        for view in ["overview", "tree", "kinds", "users", "journal"] {
+        for view in ["overview", "tree", "users", "apps", "payouts", "developers", "journal"] {
             assert!(html.contains(&format!("href=\"#/{view}\"")), "{view}");
         }
         for file in FILES {

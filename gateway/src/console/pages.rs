@@ -7,13 +7,16 @@ use activity::operator_act::REASON_CHARS_MAX;
 use super::FILES;
 
 /// The views, by the name in the address and the title in the navigation.
-const VIEWS: [(&str, &str); 7] = [
+const VIEWS: [(&str, &str); 10] = [
     ("overview", "Overview"),
     ("tree", "Supervision"),
     ("kinds", "Kinds"),
     ("users", "Users"),
     ("flights", "In flight"),
     ("confirmations", "Confirmations"),
+    ("apps", "Apps"),
+    ("payouts", "Payouts"),
+    ("developers", "Developers"),
     ("journal", "Journal"),
 ];
 
@@ -136,18 +139,18 @@ fn act() -> Markup {
             form #act-form method="dialog" {
                 h2 #act-title {}
                 p #act-about.quiet {}
-                label for="act-reason" { "Reason" }
-                textarea #act-reason rows="3" maxlength=(REASON_CHARS_MAX) required
-                    aria-describedby="act-note" {}
+                div #act-why {
+                    label #act-label for="act-reason" { "Reason" }
+                    textarea #act-reason rows="3" maxlength=(REASON_CHARS_MAX) required
+                        aria-describedby="act-note" {}
+                }
                 div #act-classes hidden {
                     label for="act-class" { "What whoever is refused hears" }
                     select #act-class {
                         @for class in CLASSES { option value=(class) { (class) } }
                     }
                 }
-                p #act-note.quiet {
-                    "It stands in the tenant's chain and in the platform's, with your name."
-                }
+                p #act-note.quiet {}
                 div #act-confirmation hidden {
                     label for="act-confirm" { "Type its id to confirm: " code #act-id {} }
                     input #act-confirm type="text" autocomplete="off" spellcheck="false";

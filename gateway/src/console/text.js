@@ -31,3 +31,28 @@ export function duration(ms) {
   if (days) return `${days} d ${hours} h`;
   return hours ? `${hours} h ${minutes} min` : `${minutes} min ${seconds % 60} s`;
 }
+
+/** A time as it is read: without fractions, in UTC. */
+export const moment = (text) => text.replace("T", " ").replace(/(\.\d+)?Z$/, "");
+
+/** The states of apps, and of payouts. */
+export const APP_STATES = {
+  draft: "draft", pending_review: "to review", active: "active", suspended: "suspended",
+};
+export const PAYOUT_STATES = {
+  pending: "asked for", approved: "to be paid", paid: "paid", rejected: "rejected",
+};
+
+/** What is looked at before an app is reviewed. */
+export const APP_CHECKS = {
+  version_deployed: "A version is deployed",
+  title_given: "It has a name",
+  description_given: "It says what it is",
+  icon_given: "It has an icon",
+  category_given: "It has a category",
+  functions_present: "It has functions",
+  function_names_unique: "Its functions' names differ",
+  prices_valid: "What has a price is there",
+  host_callable: "Its host may be called, where it needs one",
+  no_secrets_in_envelope: "No secrets stand in it",
+};

@@ -5,11 +5,12 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use control::app::Status;
+use market::desk::{AppUnderReview, DEVELOPERS_DEFAULT, DEVELOPERS_MAX, DevelopersPage};
 use market::view::AppResponse;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use supervision::Refusal;
-use types::{AppId, PlainText};
+use types::{AppId, PlainText, UserId};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -18,7 +19,7 @@ use crate::app::App;
 use crate::authenticate::Entered;
 use crate::extract::{JsonBody, Query};
 use crate::openapi::tag;
-use crate::paging::PageQuery;
+use crate::paging::{self, PageQuery};
 use crate::problem::Problem;
 use crate::visitor::Steward;
 
@@ -36,6 +37,7 @@ pub(super) fn router() -> OpenApiRouter<App> {
         .routes(routes!(set_app_status))
         .routes(routes!(feature_app))
         .routes(routes!(withdraw_app))
+        .routes(routes!(developers))
         .routes(routes!(developer_config))
 }
 
@@ -43,6 +45,14 @@ pub(super) fn router() -> OpenApiRouter<App> {
 #[derive(Serialize, ToSchema)]
 struct AppItems {
     items: Vec<AppResponse>,
+    /// How many there are in all
+    total: usize,
+}
+
+/// Some apps that wait for a review.
+#[derive(Serialize, ToSchema)]
+struct ReviewItems {
+    items: Vec<AppUnderReview>,
     /// How many there are in all
     total: usize,
 }
@@ -102,16 +112,18 @@ async fn listed(
     Ok(Json(AppItems { items, total }))
 }
 
-/// The apps that wait for review, by id; an operator may ask too
+/// The apps that wait for review, by id, each with its checks; an operator may ask too
 #[utoipa::path(get, path = "/v1/admin/apps/pending", tag = tag::GATEWAY,
     security(("service_token" = [])), params(PageQuery),
-    responses((status = 200, body = AppItems), (status = 401), (status = 403), (status = 422)))]
+    responses((status = 200, body = ReviewItems), (status = 401), (status = 403), (status = 422)))]
 async fn pending_apps(
     State(app): State<App>,
     Steward(entered): Steward,
     Query(query): Query<PageQuery>,
-) -> Result<Json<AppItems>, Problem> {
-    listed(&app, &entered, Some(Status::PendingReview), query).await
+) -> Result<Json<ReviewItems>, Problem> {
+    let (page, origin) = (query.page()?, app.origin(&entered.caller, entered.request));
+    let (items, total) = app.market.apps_under_review(&app.system, page, &origin).await?;
+    Ok(Json(ReviewItems { items, total }))
 }
 
 /// Let an app go live; repeated it changes nothing
@@ -249,6 +261,36 @@ async fn withdraw_app(
     Path(app_id): Path<String>,
 ) -> Result<Json<AppResponse>, Problem> {
     become_status(&app, &entered, &app_id, Status::Suspended, None).await
+}
+
+/// Which developers.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct DevelopersQuery {
+    /// How many at most: 1 to 200
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<usize>,
+    /// Where the part before ended
+    cursor: Option<String>,
+}
+
+/// The developers with their tiers and what they have earned, in the order of their ids
+#[utoipa::path(get, path = "/v1/admin/developers", tag = tag::GATEWAY,
+    security(("service_token" = [])), params(DevelopersQuery),
+    responses((status = 200, body = DevelopersPage), (status = 401), (status = 403),
+        (status = 422)))]
+async fn developers(
+    State(app): State<App>,
+    Steward(entered): Steward,
+    Query(query): Query<DevelopersQuery>,
+) -> Result<Json<DevelopersPage>, Problem> {
+    paging::within("limit", query.limit, DEVELOPERS_MAX)?;
+    let unknown = |_| Refusal::invalid_at("query", "cursor", "is not one of ours");
+    let after = query.cursor.map(|text| text.parse::<UserId>()).transpose().map_err(unknown)?;
+    let (after, limit) =
+        (after.map(|id| id.to_string()), query.limit.unwrap_or(DEVELOPERS_DEFAULT));
+    let origin = app.origin(&entered.caller, entered.request);
+    Ok(Json(app.market.developers(&app.system, after.as_deref(), limit, &origin).await?))
 }
 
 /// The tiers, and what an operator has set for developers

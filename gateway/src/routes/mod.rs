@@ -47,6 +47,7 @@ mod scopes;
 mod secrets;
 mod sessions;
 mod signing_keys;
+mod statement;
 mod store;
 mod subscriptions;
 mod tasks;
@@ -65,10 +66,23 @@ use supervision::{Class, Refusal};
 use tower::util::MapRequestLayer;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::acting;
 use crate::app::App;
 use crate::front::note_route;
 use crate::openapi::{self, Documents};
 use crate::problem::Problem;
+
+/// The routes on which services may name the user in `user_id`.
+fn of_the_portal() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .merge(developer::router())
+        .merge(portal::router())
+        .merge(payouts::router())
+        .merge(statement::router())
+        .merge(marketplace::router())
+        .merge(hosts::router())
+        .layer(axum::middleware::from_fn(acting::named_user))
+}
 
 /// Every route with its declaration, and the document that they make.
 fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
@@ -89,9 +103,9 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(portal::router())
         .merge(payouts::router())
         .merge(marketplace::router())
+        .merge(of_the_portal())
         .merge(installs::router())
         .merge(admin_apps::router())
-        .merge(hosts::router())
         .merge(calls::router())
         .merge(secrets::router())
         .merge(store::router())
@@ -121,6 +135,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(portability::router())
         .split_for_parts();
     openapi::declare_keys(&mut document);
+    openapi::declare_acting(&mut document);
     (router, document)
 }
 

@@ -21,8 +21,7 @@ use crate::openapi::tag;
 use crate::problem::Problem;
 use crate::routes::marketplace::principal;
 
-/// The days of figures when not told, and at most.
-const DAYS_DEFAULT: u32 = 30;
+/// The most days of figures.
 const DAYS_MAX: u32 = 365;
 
 pub(super) fn router() -> OpenApiRouter<App> {
@@ -140,8 +139,9 @@ async fn note_deploy(
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct AnalyticsQuery {
-    /// How many days, today among them: 1 to 365, and no more than the tier shows
-    #[param(minimum = 1, maximum = 365, default = 30)]
+    /// How many days, today among them: 1 to 365, and no more than the tier shows; when not told
+    /// 30, or what the tier shows
+    #[param(minimum = 1, maximum = 365)]
     days: Option<u32>,
 }
 
@@ -157,10 +157,9 @@ async fn analytics(
     Query(query): Query<AnalyticsQuery>,
 ) -> Result<Json<AnalyticsResponse>, Problem> {
     let principal = principal(&app, &entered)?;
-    let days = query.days.unwrap_or(DAYS_DEFAULT);
-    if !(1..=DAYS_MAX).contains(&days) {
+    if query.days.is_some_and(|days| !(1..=DAYS_MAX).contains(&days)) {
         let message = format!("must be from 1 to {DAYS_MAX}");
         return Err(Refusal::invalid_at("query", "days", message).into());
     }
-    Ok(Json(app.market.analytics(&app.system, &principal, &app_id, days).await?))
+    Ok(Json(app.market.analytics(&app.system, &principal, &app_id, query.days).await?))
 }
