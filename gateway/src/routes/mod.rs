@@ -1,6 +1,7 @@
 //! The routes, one file a family: each handler is parse, one ask, view.
 
 mod accounts;
+mod acting;
 mod actions;
 mod admin_apps;
 mod agencies;
@@ -32,6 +33,7 @@ mod marketplace;
 mod me;
 mod members;
 mod oauth;
+mod oauth_page;
 mod operator;
 mod operator_actors;
 mod operator_flights;
@@ -49,12 +51,13 @@ mod signing_keys;
 mod store;
 mod tasks;
 mod tenants;
+mod tickets;
 mod usage;
 mod users;
 mod webhooks;
 
-pub(crate) use confirmation_page::Tickets;
 pub(crate) use portability::parse_key as parse_export_key;
+pub(crate) use tickets::Tickets;
 
 use axum::Router;
 use axum::body::Body;
@@ -143,6 +146,7 @@ pub fn router(app: App) -> Router {
         .merge(invitation_page::router())
         .merge(device_page::router())
         .merge(confirmation_page::router())
+        .merge(oauth_page::router())
         .merge(mail_pages::router())
         .route_layer(MapRequestLayer::new(note_route))
         .fallback(|| async { Problem::no_route() })
