@@ -75,6 +75,11 @@ pub struct ServeArgs {
     /// Requests a minute that the webhooks of one app take for one paying tenant
     #[arg(long, env = "BAILIWICK_WEBHOOK_APP_RATE", default_value_t = 600)]
     pub webhook_app_rate: u32,
+    /// Credits that the webhooks of one app may cost one paying tenant in a day, until it sets a
+    /// limit of its own; 0 for as many as it has
+    #[arg(long, env = "BAILIWICK_WEBHOOK_CREDITS_A_DAY", default_value_t = 10_000,
+          value_parser = clap::value_parser!(i64).range(0..))]
+    pub webhook_credits_a_day: i64,
     /// Verified tokens that are kept, so that a signature is checked once
     #[arg(long, env = "BAILIWICK_TOKEN_CACHE", default_value_t = 65_536)]
     pub token_cache: usize,
@@ -255,6 +260,7 @@ impl ServeArgs {
             anonymous_rate,
             webhook_address_rate,
             webhook_app_rate,
+            webhook_credits_a_day,
             token_cache,
             signing_key_days,
             login_address_rate,

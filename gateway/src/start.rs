@@ -338,6 +338,7 @@ pub(crate) fn build(
     let oauth = Arc::new(extensions::oauth::OAuth::new(&*master.derive("oauth verifiers")?));
     let settings = extensions::Settings {
         platform_price_per_call: args.call_price,
+        delivery_credits_a_day: args.webhook_credits_a_day,
         outside: Some(outside.clone()),
         frozen: identity.frozen().clone(),
         guard: Some(identity.clone()),
@@ -352,6 +353,7 @@ pub(crate) fn build(
     let farewells: Vec<Arc<dyn identity::erasure::Farewell>> = vec![
         Arc::new(confirmations::farewell::ConfirmationsFarewell),
         Arc::new(billing::farewell::BillingFarewell),
+        Arc::new(broker::farewell::BrokerFarewell),
         market::farewell::MarketFarewell::new(apps.clone()),
         extensions::ExtensionsFarewell::new(extensions.clone()),
         portability::copies::PortabilityFarewell::new(portability.clone()),

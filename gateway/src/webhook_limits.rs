@@ -2,7 +2,8 @@
 //! alone, and by app and paying tenant, so that a public address cannot empty a wallet.
 //!
 //! Both are counted over a minute and told in `RateLimit-Policy` and `RateLimit` (IETF httpapi
-//! draft). Only what names a webhook that there is is counted.
+//! draft). Only what names a webhook that there is is counted. What deliveries may cost in a day is
+//! a limit of the wallet that pays; here it is put into words for a stranger.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -12,8 +13,9 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DefaultKeyedStateStore;
 use governor::{Quota, RateLimiter};
-use supervision::{Class, Refusal};
-use types::{AppId, TenantId};
+use serde_json::{Value, json};
+use supervision::{Class, Refusal, Timestamp};
+use types::{AppId, TenantId, parse_rfc3339};
 
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -73,7 +75,7 @@ impl WebhookLimits {
             let message = format!("the limit {name} of this webhook is reached; come back later");
             let wait_ms = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
             let refusal = Refusal::new(Class::TooMany, "rate_limited", message);
-            (refusal.with_facts(&serde_json::json!({"limit": name})).retry_after(wait_ms), left)
+            (refusal.with_facts(&json!({"limit": name})).retry_after(wait_ms), left)
         };
         let mut left = Left { address: 0, app: 0 };
         if let Some(address) = address {
@@ -109,6 +111,22 @@ impl WebhookLimits {
     }
 }
 
+/// What a sender is told when the deliveries of an app have cost what they may: 429 that names the
+/// limit and when it is over, and nothing of the wallet. `None` for every other refusal.
+pub fn spent(refusal: &Refusal, now: Timestamp) -> Option<Refusal> {
+    if refusal.class != Class::Payment || refusal.code != "limit_reached" {
+        return None;
+    }
+    let facts: Value = serde_json::from_str(refusal.facts.as_deref()?).ok()?;
+    let name = facts["limit"].as_str().filter(|name| name.starts_with("webhook:"))?;
+    let message = format!("what this webhook may cost is spent: the limit {name} is reached");
+    let told = Refusal::new(Class::TooMany, "webhook_limit_reached", message);
+    let told = told.with_facts(&json!({"limit": name}));
+    let ends = facts["spending_limit"]["resets_at"].as_str().and_then(parse_rfc3339);
+    let wait_ms = ends.and_then(|ends| u64::try_from(ends.0.saturating_sub(now.0)).ok());
+    Some(wait_ms.into_iter().fold(told, Refusal::retry_after))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,5 +149,19 @@ mod tests {
         assert!(refusal.message.contains("webhook-app"), "{refusal}");
         assert!(enter(one, &other, 1).is_ok(), "another app has its own");
         assert!(enter("192.0.2.3".parse().ok(), &shelf, 2).is_ok(), "another payer has its own");
+    }
+
+    #[test]
+    fn a_sender_is_told_of_the_webhooks_own_limit_and_of_no_other() {
+        let limit = |name: &str| {
+            let facts = json!({"limit": name, "balance": 7, "spending_limit":
+                {"resets_at": "1970-01-01T00:00:05.000Z"}});
+            Refusal::new(Class::Payment, "limit_reached", "…").with_facts(&facts)
+        };
+        let told = spent(&limit("webhook:shelf/day"), Timestamp(2_000)).unwrap();
+        assert_eq!((told.class, told.retry_after_ms), (Class::TooMany, Some(3_000)));
+        assert_eq!(told.facts.as_deref(), Some("{\"limit\":\"webhook:shelf/day\"}"));
+        assert!(spent(&limit("app:shelf/day"), Timestamp(0)).is_none());
+        assert!(spent(&Refusal::busy(), Timestamp(0)).is_none());
     }
 }

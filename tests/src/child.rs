@@ -9,6 +9,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use gateway::config::ServeArgs;
 use gateway::start::{Running, start};
 
 use crate::{Api, settings};
@@ -21,11 +22,18 @@ const LISTENING: &str = "listening ";
 /// The body of the test that is the child: serves the folder until its standard input ends. What
 /// the server does differently is for `change`, before anybody is told where it listens.
 pub fn serve(change: impl FnOnce(&Running)) {
+    serve_with(|_| {}, change);
+}
+
+/// As [`serve`], with settings of its own.
+pub fn serve_with(set: impl FnOnce(&mut ServeArgs), change: impl FnOnce(&Running)) {
     let Some(folder) = std::env::var_os(FOLDER) else {
         return;
     };
     tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let running = start(&settings(Path::new(&folder))).await.unwrap();
+        let mut settings = settings(Path::new(&folder));
+        set(&mut settings);
+        let running = start(&settings).await.unwrap();
         change(&running);
         println!("{LISTENING}{}", running.address);
         std::io::stdout().flush().unwrap();

@@ -32,6 +32,7 @@ const UNDOCUMENTED: &[&str] = &[
     "/health",
     "/healthz",
     "/metrics",
+    "/oauth/connect",
     "/openapi/{name}",
     "/readyz",
     "/reset-password",

@@ -68,10 +68,14 @@ mod hostile;
 #[path = "journeys/oauth.rs"]
 mod oauth;
 
+#[path = "journeys/endings.rs"]
+mod endings;
 #[path = "journeys/leaving.rs"]
 mod leaving;
 #[path = "journeys/marketplace.rs"]
 mod marketplace;
+#[path = "journeys/refusals.rs"]
+mod refusals;
 
 #[path = "journeys/earnings.rs"]
 mod earnings;

@@ -15,8 +15,12 @@
 
 #[path = "recovery/arranging.rs"]
 mod arranging;
+#[path = "recovery/background.rs"]
+mod background;
 #[path = "recovery/confirming.rs"]
 mod confirming;
+#[path = "recovery/indexing.rs"]
+mod indexing;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -122,10 +126,18 @@ impl World {
         let (gil, operator) = (api.user("gil").await, api.operator().await);
         join(&running, &bob, &gil).await;
         api.shelf(&ada, "shelf").await;
+        api.deploy(&ada, "press", &background::document()).await;
         api.settled_balance(&ada).await;
         running.stop().await;
         Self { template, ada, bob, gil, operator }
     }
+}
+
+/// Lets a flow put into the template what it finds there.
+async fn serve_template(world: &World, prepare: impl AsyncFnOnce(&Api)) {
+    let running = gateway::start::start(&settings(world.template.path())).await.unwrap();
+    prepare(&Api::new(running.address)).await;
+    running.stop().await;
 }
 
 /// Makes somebody a member of another's tenant.
@@ -161,7 +173,10 @@ trait Flow {
 
 /// Runs a flow for n = 1.. until it ends without a kill.
 async fn run<F: Flow>(flow: F) {
-    let world = World::new().await;
+    run_on(World::new().await, flow).await;
+}
+
+async fn run_on<F: Flow>(world: World, flow: F) {
     let mut tally = Tally::default();
     for kill_after in 1..=COMMITS_MAX {
         let folder = tempfile::tempdir().unwrap();

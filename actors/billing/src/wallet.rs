@@ -58,7 +58,7 @@ pub use ledger::{
     LEDGER_FAMILY, LedgerEntry, LedgerLine, NumberLedger, NumberRange, Reason, history, ledger_sum,
 };
 use ledger::{line_count, line_rows};
-pub use limiting::{LimitAction, LimitView, RemoveLimit, SetLimit, no_limit};
+pub use limiting::{EnsureLimit, LimitAction, LimitView, RemoveLimit, SetLimit, no_limit};
 use limits::Limits;
 pub use limits::{
     LIMITS_MAX, LimitRemoved, LimitSet, LimitWarned, Spender, Subject, WARNED_PERCENT, Window,

@@ -1,8 +1,9 @@
 //! The values of an app's secrets: those of one user in one tenant, or the app's own.
 //!
 //! Invariants
-//! - A value is sealed before it is sent here, under the key of whose it is (the user's own, or
-//!   that of the developer's tenant), for its place and name alone. Erasing the key erases it.
+//! - A value is sealed before it is sent here, under the key of whose it is (the user's own, and
+//!   that of the tenant they gave it in; or that of the developer's tenant), for its place and name
+//!   alone. Erasing a key erases it.
 //! - Nothing here shows a value: not a record, a row, a snapshot or the operator's look.
 //! - A version is never given to two values of one name.
 //!

@@ -13,11 +13,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use persistence::Generations;
 use supervision::{Class, Origin, Refusal, System, Timestamp};
-use types::{AppId, Sealed, TenantId, UserId};
+use types::{AppId, TenantId, UserId};
 use zeroize::Zeroizing;
 
 use crate::app_secrets::{AppSecrets, Holder, RemoveSecret, SetSecret, Stored, not_set};
 use crate::declaration::{Declaration, Whose};
+use crate::sealing;
 
 /// How many values' last reads are remembered, at most twice over.
 const READS_KEPT: usize = 16_384;
@@ -145,7 +146,7 @@ impl Desk {
         name: &str,
         stored: &Stored,
     ) -> Result<Zeroizing<String>, Refusal> {
-        let opened = stored.sealed.open(system.journal().keys(), &holder.label(name));
+        let opened = sealing::open(system.journal().keys(), holder, name, &stored.sealed);
         let text = opened.and_then(|bytes| {
             let text = std::str::from_utf8(&bytes).ok()?;
             Some(Zeroizing::new(text.to_owned()))
@@ -219,8 +220,7 @@ impl Desk {
         if value.is_empty() || value.len() > bytes_max {
             return Err(Refusal::invalid(field, format!("1 to {bytes_max} bytes")));
         }
-        let (key, label) = (holder.address().place().key(), holder.label(name));
-        let sealed = Sealed::seal(system.journal().keys(), key, &label, value.as_bytes())?;
+        let sealed = sealing::seal(system.journal().keys(), holder, name, value.as_bytes())?;
         Ok(SetSecret { name: name.to_owned(), sealed, replaces: false })
     }
 

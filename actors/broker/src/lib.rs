@@ -4,6 +4,8 @@
 pub mod app_secrets;
 pub mod declaration;
 mod desk;
+pub mod farewell;
+mod sealing;
 
 #[cfg(test)]
 mod golden;

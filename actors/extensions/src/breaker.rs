@@ -55,14 +55,20 @@ impl Breaker {
         self.last
     }
 
+    /// For how long nothing passes; `None` when a request would be let through.
+    pub fn wait(&self, now: Instant) -> Option<Duration> {
+        let waited = now.duration_since(self.since?);
+        (waited < OPEN_FOR).then(|| OPEN_FOR - waited)
+    }
+
     /// Lets a request through, or says how long nothing passes.
     pub fn admit(&mut self, now: Instant) -> Result<(), Duration> {
-        let Some(since) = self.since else { return Ok(()) };
-        let waited = now.duration_since(since);
-        if waited < OPEN_FOR {
-            return Err(OPEN_FOR - waited);
+        if let Some(wait) = self.wait(now) {
+            return Err(wait);
         }
-        (self.since, self.is_trying) = (Some(now), true);
+        if self.since.is_some() {
+            (self.since, self.is_trying) = (Some(now), true);
+        }
         Ok(())
     }
 
@@ -99,7 +105,9 @@ mod tests {
         }
         assert_eq!(breaker.circuit(start), Circuit::Open);
         assert_eq!(breaker.admit(start), Err(OPEN_FOR));
+        assert_eq!(breaker.wait(start), Some(OPEN_FOR));
         let later = start + OPEN_FOR;
+        assert_eq!(breaker.wait(later), None, "whoever only asks is not the one that tries");
         assert_eq!(breaker.circuit(later), Circuit::HalfOpen);
         assert_eq!(breaker.admit(later), Ok(()));
         assert!(breaker.admit(later).is_err(), "one tries, the others wait");

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use control::app::{App, Host, Status};
 use control::pricing::Prices;
+use identity::tenant::is_member;
 use parking_lot::Mutex;
 use persistence::Generations;
 use supervision::{Address, Class, Origin, Refusal, System};
@@ -44,9 +45,34 @@ pub struct CompiledApp {
 }
 
 impl CompiledApp {
-    /// Whether somebody may know of it: it is active, or the developer's own.
-    pub fn is_visible_to(&self, tenant: TenantId, user: Option<UserId>) -> bool {
-        self.status == Status::Active || self.tenant == tenant || user == Some(self.developer)
+    /// Whether somebody may know of it: it is active, of their own tenant, or they develop it.
+    pub async fn is_visible_to(
+        &self,
+        system: &System,
+        tenant: TenantId,
+        user: Option<UserId>,
+        origin: &Origin,
+    ) -> Result<bool, Refusal> {
+        if self.status == Status::Active || self.tenant == tenant {
+            return Ok(true);
+        }
+        match user {
+            Some(user) => self.is_developed_by(system, user, origin).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Whether a user develops it: who made it does, for as long as they belong to its tenant.
+    pub async fn is_developed_by(
+        &self,
+        system: &System,
+        user: UserId,
+        origin: &Origin,
+    ) -> Result<bool, Refusal> {
+        if user != self.developer {
+            return Ok(false);
+        }
+        is_member(system, self.tenant, user, origin.clone()).await
     }
 }
 

@@ -10,8 +10,8 @@
 //! Deliberate limit: what a built-in app has done is done. A batch of one ends before its next
 //! call, and what it did until then is recorded.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -51,6 +51,10 @@ impl Sort {
 }
 
 impl Flying {
+    fn key(&self) -> (CallId, CallId) {
+        (self.root, self.id)
+    }
+
     fn scope(&self) -> Scope {
         let Self { tenant, user, app, .. } = self;
         Scope { tenant: *tenant, user: user.unwrap_or(NOBODY), app: app.clone() }
@@ -147,7 +151,9 @@ impl Slot {
 
 /// All of them.
 pub struct Flights {
-    slots: Mutex<HashMap<CallId, Arc<Slot>>>,
+    /// By what the call from outside was, and their own number: so what one has led to is found
+    /// without looking at all.
+    slots: Mutex<BTreeMap<(CallId, CallId), Arc<Slot>>>,
     shares: Arc<Shares>,
 }
 
@@ -167,10 +173,10 @@ impl Flights {
 
     /// Enters one.
     pub fn enter(self: &Arc<Self>, flying: Flying) -> Flight {
-        let id = flying.id;
+        let key = flying.key();
         let phase = watch::Sender::new(Phase::default());
         let slot = Arc::new(Slot { flying, phase, wish: Mutex::default() });
-        self.slots.lock().insert(id, slot.clone());
+        self.slots.lock().insert(key, slot.clone());
         Flight { flights: self.clone(), slot, share: None }
     }
 
@@ -205,11 +211,6 @@ impl Flights {
         all
     }
 
-    /// Whether a run is under way.
-    pub fn has(&self, id: CallId) -> bool {
-        self.slots.lock().contains_key(&id)
-    }
-
     /// How many are under way.
     pub fn count(&self) -> usize {
         self.slots.lock().len()
@@ -223,20 +224,45 @@ impl Flights {
         refusal: &Refusal,
         limit: Duration,
     ) -> Vec<(Flying, Stopped)> {
-        let deadline = Instant::now() + limit;
         let slots: Vec<_> = {
             let slots = self.slots.lock();
             slots.values().filter(|slot| meant(&slot.flying)).map(Arc::downgrade).collect()
         };
-        // Held weakly from here on: that a flight is gone is how its end is seen.
-        let stopping = slots.into_iter().filter_map(|weak| {
-            let slot = weak.upgrade()?;
-            slot.stop(refusal);
-            let (flying, phase) = (slot.flying.clone(), slot.phase.subscribe());
-            Some(ended(flying, phase, deadline))
-        });
-        join_all(stopping.collect::<Vec<_>>()).await
+        stop_all(slots, refusal, limit).await
     }
+
+    /// Stops what came from outside under a number, and all that it has led to; as
+    /// [`Flights::stop`]. It is stopped before this is first awaited.
+    pub fn stop_from(
+        &self,
+        root: CallId,
+        refusal: &Refusal,
+        limit: Duration,
+    ) -> impl Future<Output = Vec<(Flying, Stopped)>> + use<> {
+        let slots: Vec<_> = {
+            let slots = self.slots.lock();
+            let of_root = slots.range((root, CallId(0))..=(root, CallId(u128::MAX)));
+            of_root.map(|(_, slot)| Arc::downgrade(slot)).collect()
+        };
+        stop_all(slots, refusal, limit)
+    }
+}
+
+/// Stops them at once. What is answered waits for their end.
+fn stop_all(
+    slots: Vec<Weak<Slot>>,
+    refusal: &Refusal,
+    limit: Duration,
+) -> impl Future<Output = Vec<(Flying, Stopped)>> + use<> {
+    let deadline = Instant::now() + limit;
+    // Held weakly: that a flight is gone is how its end is seen.
+    let stopping = slots.into_iter().filter_map(|weak| {
+        let slot = weak.upgrade()?;
+        slot.stop(refusal);
+        let (flying, phase) = (slot.flying.clone(), slot.phase.subscribe());
+        Some(ended(flying, phase, deadline))
+    });
+    join_all(stopping.collect::<Vec<_>>())
 }
 
 async fn ended(
@@ -330,12 +356,14 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.flights.slots.lock().remove(&self.slot.flying.id);
+        self.flights.slots.lock().remove(&self.slot.flying.key());
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(5);
@@ -386,5 +414,21 @@ mod tests {
         assert!(other.land().is_ok());
         drop((stuck, other));
         assert_eq!(flights.count(), 0);
+    }
+
+    #[test]
+    fn what_came_of_one_call_is_stopped_with_it_before_anybody_waits() {
+        let flights = Arc::new(Flights::new(SessionLimits::default()));
+        let root = flights.enter(flying(2, 1));
+        let inner = flights.enter(Flying { root: CallId(2), ..flying(9, 1) });
+        let others = [1, 3].map(|id| flights.enter(flying(id, 1)));
+        // Its number names what is called by it, and is none of what others have led to.
+        let foreign = flights.enter(Flying { root: CallId(1), ..flying(4, 1) });
+        let waiting = flights.stop_from(CallId(2), &refusal(), LIMIT);
+        assert!(root.check().is_err() && inner.check().is_err());
+        assert!(foreign.check().is_ok() && others.iter().all(|it| it.check().is_ok()));
+        drop(waiting);
+        assert!(flights.stop_from(CallId(4), &refusal(), LIMIT).now_or_never().is_some());
+        assert!(foreign.check().is_ok());
     }
 }

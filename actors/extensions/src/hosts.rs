@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
+use supervision::{Class, Refusal};
 use types::{AppId, TaskId};
 
 use crate::catalogue::CompiledApp;
@@ -109,6 +110,14 @@ pub struct HostFigures {
     pub circuits_open: usize,
 }
 
+/// Where those are counted that were not sent.
+const REFUSED: usize = 3;
+
+fn keeps_failing(wait: Duration) -> String {
+    let seconds = wait.as_secs() + 1;
+    format!("the app's host keeps failing; tried again in {seconds} s")
+}
+
 /// The hosts of all apps.
 pub struct Hosts {
     outgoing: Arc<dyn Outgoing>,
@@ -154,6 +163,17 @@ impl Hosts {
         HostFigures { answered, failed, unknown, refused, under_way, circuits_open }
     }
 
+    /// Refuses what an app's host would not be sent now, before anything is held for it: 503
+    /// `app_unavailable` while its circuit is open.
+    pub(crate) fn check_circuit(&self, app: &AppId) -> Result<(), Refusal> {
+        let known = self.known(app);
+        let wait = known.and_then(|it| it.breaker.lock().wait(Instant::now()));
+        let Some(wait) = wait else { return Ok(()) };
+        self.counts[REFUSED].fetch_add(1, Ordering::Relaxed);
+        let refusal = Refusal::new(Class::Busy, "app_unavailable", keeps_failing(wait));
+        Err(refusal.retry_after(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// Carries a call out. What comes back was checked against the function's `return_schema`.
     pub async fn call(&self, mut call: CodeCall) -> Result<HostAnswer, Reason> {
         let outcome = match admit(&mut call) {
@@ -166,7 +186,7 @@ impl Hosts {
                 "function_failed" => 0,
                 "host_unreachable" | "host_answer_invalid" => 1,
                 OUTCOME_UNKNOWN => 2,
-                _ => 3,
+                _ => REFUSED,
             },
         };
         self.counts[count].fetch_add(1, Ordering::Relaxed);
@@ -188,9 +208,7 @@ impl Hosts {
         let mut attempt = 1;
         loop {
             if let Err(wait) = bulkhead.breaker.lock().admit(Instant::now()) {
-                let seconds = wait.as_secs() + 1;
-                let message = format!("the app's host keeps failing; tried again in {seconds} s");
-                return Err(Reason::new("host_circuit_open", message));
+                return Err(Reason::new("host_circuit_open", keeps_failing(wait)));
             }
             let post = self.post(call, entry, url.clone(), ends);
             let outcome = self.outgoing.post(post).await;

@@ -19,6 +19,7 @@ pub mod built_in;
 pub mod catalogue;
 pub mod completion;
 pub mod consent;
+pub mod delivery_cap;
 pub mod execute;
 pub mod flights;
 pub mod guard;

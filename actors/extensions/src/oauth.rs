@@ -2,7 +2,8 @@
 //! (RFC 6749, section 4.1) with PKCE (RFC 7636, S256), carried out by this server for the app.
 //!
 //! [`Extensions::start_oauth`] answers where the browser goes; the provider sends it back with a
-//! code and the state; [`Extensions::take_oauth`] takes the state, once; then
+//! code and the state. Where no browser of this server's pages began it, [`Extensions::look_oauth`]
+//! says who has to agree. [`Extensions::take_oauth`] takes the state, once; then
 //! [`Extensions::connect_oauth`] exchanges the code and hands the tokens to the app's handler, a
 //! call like any other of that user's, paid by the user's tenant.
 //!
@@ -41,8 +42,8 @@ use crate::runtime::{Call, Extensions, Request};
 mod flow;
 
 pub use flow::{
-    Begin, Bound, End, LIFE_MS, OAuthBegan, OAuthEnded, OAuthExpired, OAuthFlow, OAuthFlowEvent,
-    OAuthTaken, RetireState, Take,
+    Back, Begin, Bound, End, LIFE_MS, OAuthBegan, OAuthEnded, OAuthExpired, OAuthFlow,
+    OAuthFlowEvent, OAuthTaken, RetireState, Shown, Take,
 };
 
 /// How long a provider has to exchange a code.
@@ -163,7 +164,7 @@ impl Extensions {
         let found = self.apps().find(system, &id, origin).await;
         let found =
             found.map_err(|it| if it.class == Class::NotFound { no_provider() } else { it })?;
-        let is_visible = found.is_visible_to(tenant, Some(user));
+        let is_visible = found.is_visible_to(system, tenant, Some(user), origin).await?;
         let provider = found.ir.as_ref().and_then(|ir| ir.provider(provider)).cloned();
         let provider = provider.filter(|_| is_visible).ok_or_else(no_provider)?;
         self.settings().frozen.check_app(&id)?;
@@ -216,16 +217,45 @@ impl Extensions {
         Ok(authorization_url(&provider, redirect_uri, &state, &challenge))
     }
 
-    /// Takes the state that came back: whose it is, if it is good. Any other is 400
+    /// What a state that came back is bound to, if it is good; it stays so. Any other is 400
+    /// `oauth_state_invalid`.
+    pub async fn look_oauth(
+        &self,
+        system: &Arc<System>,
+        names: (&str, &str),
+        state: &str,
+        origin: &Origin,
+    ) -> Result<Bound, Refusal> {
+        let (address, back) = self.find_oauth(system, names, state, origin).await?;
+        let now = system.now_in(address.place().home);
+        let look = move |flow: &OAuthFlow| flow.open(&back, now).cloned();
+        let found = system.directory::<OAuthFlow>().look(&address, origin.clone(), look).await;
+        let found = found.or_else(|it| if it.is_erased() { Ok(None) } else { Err(it) })?;
+        found.ok_or_else(flow::invalid_state)
+    }
+
+    /// Takes the state that came back, once, if what was shown with it is enough. Any other is 400
     /// `oauth_state_invalid`.
     pub async fn take_oauth(
         &self,
         system: &Arc<System>,
-        (app, provider): (&str, &str),
-        state: &str,
-        browser: Option<&str>,
+        names: (&str, &str),
+        (state, shown): (&str, Shown),
         origin: &Origin,
     ) -> Result<Bound, Refusal> {
+        let (address, back) = self.find_oauth(system, names, state, origin).await?;
+        let flows = system.directory::<OAuthFlow>();
+        let taken = flows.ask(&address, Take { back, shown }, origin.clone()).await;
+        taken.map_err(|it| if it.is_erased() { flow::invalid_state() } else { it })
+    }
+
+    async fn find_oauth(
+        &self,
+        system: &Arc<System>,
+        (app, provider): (&str, &str),
+        state: &str,
+        origin: &Origin,
+    ) -> Result<(Address<OAuthFlow>, Back), Refusal> {
         let hash = StateHash::of(state).ok_or_else(flow::invalid_state)?;
         let claim = hash.claim(&system.port::<ClaimKey>());
         // What nobody has claimed wakes no actor.
@@ -236,11 +266,7 @@ impl Extensions {
         let confirmed = claims.look(&claim, origin.clone(), Claim::confirmed).await?;
         let (id, ClaimTarget { tenant, .. }) = confirmed.ok_or_else(flow::invalid_state)?;
         let (app, provider) = (app.to_owned(), provider.to_owned());
-        let browser = browser.map(|kept| sha256(&[kept.as_bytes()]));
-        let take = Take { hash, app, provider, browser };
-        let flows = system.directory::<OAuthFlow>();
-        let taken = flows.ask(&OAuthFlow::address(id, tenant), take, origin.clone()).await;
-        taken.map_err(|it| if it.is_erased() { flow::invalid_state() } else { it })
+        Ok((OAuthFlow::address(id, tenant), Back { hash, app, provider }))
     }
 
     /// Exchanges the code and hands the tokens to the app. What came of it is on record: an error

@@ -29,7 +29,7 @@ use broker::{Desk, Subject};
 use futures::future::BoxFuture;
 use serde_json::Value;
 use supervision::{Class, Refusal, System, Timestamp};
-use types::{CallId, home_of};
+use types::{AppId, CallId, TenantId, home_of};
 
 use crate::completion::{Completion, Completions, Prompt};
 use crate::execute::{
@@ -88,6 +88,8 @@ pub(crate) struct Nesting {
     pub(crate) leave: Leave,
     /// The call from outside, for those that it led to.
     pub(crate) root: Option<CallId>,
+    /// Whether that was a delivery, which nobody with a credential has sent.
+    pub(crate) is_delivery: bool,
 }
 
 impl Nesting {
@@ -96,10 +98,16 @@ impl Nesting {
         Self::for_at_most(OUTSIDE_TIME_MAX)
     }
 
+    /// A delivery of a webhook.
+    pub(crate) fn of_delivery() -> Self {
+        Self { is_delivery: true, ..Self::root() }
+    }
+
     /// A request from outside that may take so long.
     pub(crate) fn for_at_most(time: Duration) -> Self {
         let (ends, leave) = (Instant::now() + time, Leave::default());
-        Self { depth: 0, apps_above: Arc::new([]), ends, leave, root: None }
+        let (apps_above, is_delivery) = (Arc::new([]), false);
+        Self { depth: 0, apps_above, ends, leave, root: None, is_delivery }
     }
 
     /// How long a run that acts outside may take until it is lost, in milliseconds: while there is
@@ -181,13 +189,7 @@ impl Acts {
 
 impl Plan {
     fn is_code(&self, call: &Call) -> bool {
-        match self.ir.callable(&call.function) {
-            Some(ir::Callable::Function(function)) => {
-                matches!(function.implementation, ir::Implementation::Code(_))
-            }
-            Some(ir::Callable::Panel(panel)) => matches!(panel.render, ir::Render::Code(_)),
-            None => false,
-        }
+        self.ir.is_code(&call.function)
     }
 
     fn code_call(
@@ -273,9 +275,26 @@ async fn secrets_of(
 
 impl Extensions {
     /// Who is outside, for a run: nobody for a sandbox, whose credits are a copy.
-    fn outside_of(&self, system: &System, plan: &Plan) -> Option<&Arc<Outside>> {
-        let is_real = system.own_time(home_of(plan.scope.tenant)).is_none();
+    fn outside_of(&self, system: &System, tenant: TenantId) -> Option<&Arc<Outside>> {
+        let is_real = system.own_time(home_of(tenant)).is_none();
         self.outside().filter(|_| is_real)
+    }
+
+    /// Refuses calls that the app's host alone carries out while nothing is sent to it, so that
+    /// nothing is held for them. What a person has confirmed goes its way: it is paid already.
+    pub(crate) fn check_circuit(
+        &self,
+        system: &System,
+        (request, nesting): (&Request, &Nesting),
+        (app, ir): (&AppId, &ir::App),
+        calls: &[Call],
+    ) -> Result<(), Refusal> {
+        let is_host = calls.iter().all(|call| ir.is_code(&call.function));
+        let outside = self.outside_of(system, request.tenant);
+        match outside.filter(|_| is_host && nesting.leave.confirmed().is_none()) {
+            Some(outside) => outside.hosts.check_circuit(app),
+            None => Ok(()),
+        }
     }
 
     /// Says durably that the run acts outside. From here on its hold is the session's to end.
@@ -320,7 +339,8 @@ impl Extensions {
         hold: &mut Hold,
         acts: &mut Acts,
     ) -> Result<(), Refusal> {
-        let Some(outside) = self.outside_of(system, plan) else { return Ok(()) };
+        let outside = self.outside_of(system, plan.scope.tenant);
+        let Some(outside) = outside else { return Ok(()) };
         if !plan.calls.iter().any(|call| plan.is_code(call)) {
             return Ok(());
         }
@@ -366,7 +386,7 @@ impl Extensions {
             let message = format!("one run asks for at most {ANSWERS_MAX} things outside");
             return Ok(Err(Reason::new("too_much_asked", message)));
         }
-        let outside = self.outside_of(system, plan);
+        let outside = self.outside_of(system, plan.scope.tenant);
         let answer = match asked {
             ir::Request::Complete { prompt, model, temperature, max_tokens } => {
                 let completions = outside.and_then(|outside| outside.completions.as_ref());
@@ -443,6 +463,7 @@ impl Extensions {
                 ends: plan.nesting.ends,
                 leave: plan.nesting.leave.within(),
                 root: Some(plan.nesting.root.unwrap_or_else(|| plan.flight.id())),
+                is_delivery: plan.nesting.is_delivery,
             };
             let inner = Request {
                 caller: request.caller.clone(),

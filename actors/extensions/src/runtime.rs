@@ -33,6 +33,7 @@ use crate::answer::{CallAnswer, Shape, Trace};
 use crate::built_in::{BuiltIn, carry_out};
 use crate::catalogue::{Apps, CompiledApp};
 use crate::consent;
+use crate::delivery_cap::DELIVERY_CREDITS_A_DAY;
 use crate::execute::{Executed, Job, Progress};
 use crate::flights::{Flight, Flights, Flying};
 use crate::guard::{Called, Guard, HeldBack, Intercepted, of_built_in};
@@ -63,6 +64,8 @@ const LANES: usize = 256;
 pub struct Settings {
     /// The platform's fee for a call that succeeds, in credits.
     pub platform_price_per_call: i64,
+    /// What the deliveries of an app's webhooks may cost in a day, in credits; 0 for any.
+    pub delivery_credits_a_day: i64,
     /// How long one call may run.
     pub run_time_max: Duration,
     /// How many calls or batches run at once; up to twice as many for tenants that have none.
@@ -84,6 +87,7 @@ impl Default for Settings {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             platform_price_per_call: 1,
+            delivery_credits_a_day: DELIVERY_CREDITS_A_DAY,
             run_time_max: Duration::from_secs(2),
             runs_at_once: cores,
             tasks_at_once: 2_048,
@@ -282,6 +286,7 @@ impl Extensions {
             Begun::New(ticket) => ticket,
         };
         let as_task = tasks::begins(&ir, &calls, shape, &nesting)?;
+        self.check_circuit(system, (&request, &nesting), (&app.id, &ir), &calls)?;
         let weigh = |call: &Call| self.weigh(&app, &ir, call);
         let called = Called { app: &app.id, version: &app.version, weigh: &weigh };
         let (leave, calls) = (nesting.leave.clone(), (calls, shape));
@@ -291,6 +296,9 @@ impl Extensions {
             return Ok(intercepted.merged(Vec::new()));
         }
         let quote = self.price(&app, &ir, &calls);
+        if nesting.is_delivery {
+            self.cap_delivery(system, &request, (&app.id, &quote)).await?;
+        }
         let id = leave.run(system);
         let flying = Flying::new(system, &request, (id, nesting.root), &app.id, (shape, &calls));
         let flight = self.flights.take_off(&self.settings.frozen, flying).await?;
@@ -463,7 +471,8 @@ impl Extensions {
         let missing = || Refusal::not_found("app");
         let id = AppId::new(&request.app).map_err(|_| missing())?;
         let app = self.apps.find(system, &id, &request.origin).await?;
-        if !app.is_visible_to(request.tenant, request.user) {
+        let (tenant, user) = (request.tenant, request.user);
+        if !app.is_visible_to(system, tenant, user, &request.origin).await? {
             return Err(missing());
         }
         self.settings.frozen.check_app(&id)?;

@@ -13,7 +13,8 @@
 //!   run, and the wallet draws from a hold once.
 //!
 //! Deliberate limits
-//! - Documents that came into being after they were listed do not count as changed.
+//! - Documents that came into being, or came to match, after they were listed do not count as
+//!   changed: see the head of [`crate::view`].
 //! - Ids of runs are remembered for 24 h, at most [`RUNS_REMEMBERED_MAX`] of them.
 //! - A run whose hold expired before it could be settled (the server was down longer than the hold
 //!   lives) is charged late: what the wallet cannot pay, it owes.
@@ -389,6 +390,7 @@ impl Entity for ExtensionSession {
             "started": self.started.keys().collect::<Vec<_>>(),
             "unsettled": self.unsettled.keys().collect::<Vec<_>>(),
             "remembered": self.remembered.len(),
+            "indexes": self.indexes.observe(),
         })
     }
 }

@@ -247,7 +247,7 @@ impl Extensions {
         origin: &Origin,
     ) -> Result<(), Refusal> {
         let app = self.apps().find(system, &shelf.app, origin).await?;
-        if !app.is_visible_to(shelf.tenant, shelf.user) {
+        if !app.is_visible_to(system, shelf.tenant, shelf.user, origin).await? {
             return Err(Refusal::not_found("app"));
         }
         self.settings().frozen.check_app(&shelf.app)

@@ -627,6 +627,9 @@ pub struct EndTask {
     pub id: TaskId,
     /// How.
     pub end: End,
+    /// Who has stopped it: whoever does need not wait until that is on record, and so it is
+    /// recorded with a cancelled task's end, unless it is before.
+    pub cancelled_by: Option<String>,
 }
 
 impl Command for EndTask {
@@ -638,9 +641,13 @@ impl Handle<EndTask> for Tasks {
     type Reply = ();
 
     fn handle(turn: &mut Turn<'_, Self>, command: EndTask) -> Result<(), Refusal> {
-        let EndTask { id, end } = command;
+        let EndTask { id, end, cancelled_by } = command;
         let Some(active) = turn.state().active(id) else { return Ok(()) };
         let Task { scope, function, action, .. } = active.task.clone();
+        let is_asked = active.cancelled_by.is_some() || end.state != State::Cancelled;
+        if let Some(by) = cancelled_by.filter(|_| !is_asked) {
+            turn.record(TasksEvent::CancelAsked(CancelAsked { id, by }));
+        }
         turn.record(TasksEvent::Ended(Ended { id, scope, function, action, end }));
         Ok(())
     }

@@ -23,7 +23,7 @@ use supervision::{
     Address, Class, EffectContext, IdempotencyKey, Origin, Refusal, RequestRef, System,
 };
 use tokio::sync::watch;
-use types::{CallId, CallerKind, Personal, TaskId, home_of};
+use types::{CallerKind, Personal, TaskId, home_of};
 
 use crate::answer::{CallAnswer, Shape};
 use crate::flights::{Flight, Flying, Sort};
@@ -188,7 +188,8 @@ impl Extensions {
                     return;
                 }
             };
-            let ended = tasks.ask(address, EndTask { id, end }, origin).await;
+            let end = EndTask { id, end, cancelled_by: watch.cancelled_by() };
+            let ended = tasks.ask(address, end, origin).await;
             if !ended.is_err_and(|refusal| refusal.class.may_pass()) {
                 // In this order: who waits for the flight's end finds nothing of it left.
                 drop(carrying);
@@ -500,9 +501,4 @@ fn unfinished(state: State, code: &str, watch: &Watch) -> End {
         charged: 0,
         is_recorded: false,
     }
-}
-
-/// What stops a task and all that it has led to.
-pub(crate) fn is_of(run: CallId) -> impl Fn(&Flying) -> bool {
-    move |flying| flying.id == run || flying.root == run
 }

@@ -38,7 +38,7 @@ use crate::task::{
     PARAMS_BYTES_MAX, PARAMS_LABEL, State, TASK_FAMILY, TASK_MS_MAX, Task, Tasks, allowed,
     answer_key, task_key,
 };
-use crate::task_run::{CANCELLED, is_of};
+use crate::task_run::CANCELLED;
 use crate::watch::{Done, Progress};
 
 /// How long a task may take.
@@ -409,14 +409,20 @@ impl Extensions {
             return stopped(view);
         }
         let address = Tasks::address(tenant, view.user_id.unwrap_or(NOBODY));
-        let ask = AskCancel { id, by: origin.caller.to_string() };
+        let (run, by) = (CallId(id.0), origin.caller.to_string());
+        let why = Refusal::conflict(CANCELLED, "the task was stopped");
+        // It need not run on until the disk has who stopped it: that goes into its end, too. Who
+        // is answered waits for the record all the same.
+        if let Some(watch) = self.tasks.watch(id) {
+            watch.cancel(&by);
+            drop(self.flights().stop_from(run, &why, Duration::ZERO));
+        }
+        let ask = AskCancel { id, by };
         system.directory::<Tasks>().ask(&address, ask, origin).await?;
-        let message = "the task was stopped";
-        let why = Refusal::conflict(CANCELLED, message);
         let deadline = Instant::now() + CANCEL_WAIT_MAX;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            self.flights().stop(is_of(CallId(id.0)), &why, left).await;
+            self.flights().stop_from(run, &why, left).await;
             let view = self.task(system, (tenant, user), id)?;
             if view.is_end() || left.is_zero() {
                 return stopped(view);

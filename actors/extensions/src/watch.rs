@@ -111,6 +111,7 @@ struct Seen {
     progress: Progress,
     told_at: Option<Instant>,
     is_running: bool,
+    cancelled_by: Option<String>,
     done: Done,
 }
 
@@ -140,6 +141,16 @@ impl Watch {
 
     pub(crate) fn run(&self) {
         self.seen.lock().is_running = true;
+    }
+
+    /// Somebody stops it now. The first who does is remembered.
+    pub(crate) fn cancel(&self, by: &str) {
+        self.seen.lock().cancelled_by.get_or_insert_with(|| by.to_owned());
+    }
+
+    /// Who has stopped it.
+    pub(crate) fn cancelled_by(&self) -> Option<String> {
+        self.seen.lock().cancelled_by.clone()
     }
 
     pub(crate) fn done(&self) -> Done {

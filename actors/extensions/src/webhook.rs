@@ -191,7 +191,7 @@ impl Extensions {
         let found = self.apps().find(system, &id, origin).await;
         let app = found.map_err(|it| if it.class == Class::NotFound { missing() } else { it })?;
         if let Payer::Tenant(tenant) = payer
-            && !app.is_visible_to(tenant, None)
+            && !app.is_visible_to(system, tenant, None, origin).await?
         {
             return Err(missing());
         }
@@ -228,7 +228,7 @@ impl Extensions {
         let request = Request { caller, tenant, user: None, app: app_id, idempotency, origin };
         let call =
             Call { function: webhook.function.clone(), params: delivery.params(&webhook.path) };
-        let how = (Shape::Delivery, Nesting::root());
+        let how = (Shape::Delivery, Nesting::of_delivery());
         let answers = self.run(system, request, vec![call], how).await?;
         answers.first().map(reply_of).ok_or_else(Refusal::crashed)
     }

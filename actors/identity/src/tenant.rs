@@ -33,7 +33,7 @@ pub use change::{ChangeMember, MEMBER_ATTRIBUTES_BYTES_MAX, MemberChange};
 pub(crate) use joining::void;
 pub use joining::{Admit, Inviter};
 pub use leaving::{Depart, Departure, Dissolve};
-pub use members::{AddMember, GrantChange, MembersTold, RemoveMember, SetGrants, Told};
+pub use members::{AddMember, GrantChange, MembersTold, RemoveMember, SetGrants, Told, is_member};
 pub(crate) use members::{NoteTold, Untold};
 pub use roles::{CascadedRole, CreateRole, RemoveRole, RoleChange, UpdateRole};
 pub use scopes::{

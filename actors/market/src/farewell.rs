@@ -1,6 +1,10 @@
 //! What the market has to do when a tenant is erased: its apps leave the catalogue and the shop
-//! window. When a person is erased, what they have installed is taken off, so that it counts no
-//! more; their reviews keep the rating, and their words go with the person's key.
+//! window, and what its members have installed is taken off, so that it counts no more. When a
+//! person is erased, what they have installed is; their reviews keep the rating, and their words go
+//! with the person's key.
+//!
+//! Invariant: an install of a tenant that is erased was uncounted before its records cannot be read
+//! any more, for nobody could say afterwards what is still counted.
 //!
 //! An app that is offered is suspended while its records can still be read, so that its history
 //! says how it ended; then its records go with its tenant's key, and whoever asks for it is told
@@ -12,6 +16,7 @@
 //!   a tenant are that tenant's.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use control::app::{App, SetStatus, Status};
 use extensions::Apps;
@@ -21,10 +26,15 @@ use identity::erasure::{Farewell, Subject};
 use supervision::{Address, Class, Entity as _, Origin, Refusal, System};
 use types::{AppId, TenantId, UserId, home_of};
 
-use crate::install::{Install, UninstallApp};
-use crate::marketplace::installed_of;
+use crate::install::{Holder, Install, UninstallApp};
+use crate::marketplace::{installed_in, installed_of};
 use crate::portal::blocking;
 use crate::storefront::Storefront;
+
+/// How long uncounting what a tenant has installed may take.
+const COUNT_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked whether it is done.
+const COUNT_PERIOD: Duration = Duration::from_millis(5);
 
 /// The market's part.
 pub struct MarketFarewell {
@@ -84,6 +94,39 @@ async fn take_off(system: &Arc<System>, user: UserId, origin: &Origin) -> Result
     Ok(())
 }
 
+/// Takes off what the members of a tenant have installed, those too who have left it, and waits
+/// until it counts no more. Refused as busy when that takes too long: an erasure tries again.
+async fn take_off_all(
+    system: &Arc<System>,
+    tenant: TenantId,
+    origin: &Origin,
+) -> Result<(), Refusal> {
+    let reading = Arc::clone(system);
+    let held = blocking(move || installed_in(&reading, tenant)).await?;
+    let installs = system.directory::<Install>();
+    for holder in &held {
+        match installs.ask(&holder.address(), UninstallApp {}, origin.clone()).await {
+            Err(refusal) if refusal.is_erased() => {}
+            done => drop(done?),
+        }
+    }
+    let counted = async {
+        for address in held.iter().map(Holder::address) {
+            loop {
+                match installs.look(&address, origin.clone(), Install::is_pending).await {
+                    Ok(true) => tokio::time::sleep(COUNT_PERIOD).await,
+                    Ok(false) => break,
+                    Err(refusal) if refusal.is_erased() => break,
+                    Err(refusal) => return Err(refusal),
+                }
+            }
+        }
+        Ok(())
+    };
+    let counted = tokio::time::timeout(COUNT_WAIT_MAX, counted).await;
+    counted.unwrap_or_else(|_| Err(Refusal::busy()))
+}
+
 /// The apps whose records are a tenant's. Blocks.
 fn apps_of(system: &System, tenant: TenantId) -> Result<Vec<Address<App>>, Refusal> {
     let (mut apps, mut after) = (Vec::new(), None);
@@ -105,7 +148,11 @@ impl Farewell for MarketFarewell {
         origin: &'a Origin,
     ) -> BoxFuture<'a, Result<(), Refusal>> {
         match subject {
-            Subject::Tenant(tenant) => self.suspend(system, tenant, origin).boxed(),
+            Subject::Tenant(tenant) => async move {
+                take_off_all(system, tenant, origin).await?;
+                self.suspend(system, tenant, origin).await
+            }
+            .boxed(),
             Subject::User(user) => take_off(system, user, origin).boxed(),
         }
     }

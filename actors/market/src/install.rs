@@ -70,6 +70,15 @@ impl Holder {
         key
     }
 
+    /// Whose a row is, by its key.
+    pub fn of_key(key: &[u8]) -> Option<Self> {
+        let (tenant, rest) = key.split_first_chunk()?;
+        let (user, app) = rest.split_first_chunk()?;
+        let [tenant, user] = [tenant, user].map(|id| u128::from_be_bytes(*id));
+        let app = AppId::new(std::str::from_utf8(app).ok()?).ok()?;
+        Some(Self { tenant: TenantId(tenant), user: UserId(user), app })
+    }
+
     /// What the keys of the rows of an app's users begin with.
     pub fn users_prefix(tenant: TenantId, app: &AppId) -> Vec<u8> {
         [tenant.0.to_be_bytes(), app.owner_number().to_be_bytes()].concat()

@@ -26,6 +26,7 @@ pub mod freezer;
 pub mod install;
 pub mod listing;
 pub mod marketplace;
+mod ownership;
 pub mod payout;
 pub mod policy;
 pub mod portal;

@@ -293,8 +293,11 @@ impl Market {
             let id = id.and_then(|text| AppId::new(text).ok());
             let (Some(id), Ok(row)) = (id, codec::decode::<InstallRow>(&value)) else { continue };
             let compiled = match self.apps.find(system, &id, origin).await {
-                Ok(app) if app.is_visible_to(tenant, Some(user)) => Some(app),
-                _ => None,
+                Ok(app) => {
+                    let is_visible = app.is_visible_to(system, tenant, Some(user), origin).await?;
+                    is_visible.then_some(app)
+                }
+                Err(_) => None,
             };
             let needed = match &compiled {
                 Some(app) => self.consent_needed(system, tenant, user, app, &row, origin).await?,
@@ -346,7 +349,7 @@ impl Market {
         let holder = Holder { tenant, user, app: id.clone() };
         if row_of(system, &holder).is_none() {
             let app = self.apps.find(system, &id, origin).await?;
-            if !app.is_visible_to(tenant, Some(user)) {
+            if !app.is_visible_to(system, tenant, Some(user), origin).await? {
                 return Err(missing());
             }
         }
@@ -367,7 +370,8 @@ impl Market {
         let missing = || Refusal::not_found("app");
         let id = AppId::new(app_id).map_err(|_| missing())?;
         let app = self.apps.find(system, &id, origin).await?;
-        app.is_visible_to(tenant, None).then_some(()).ok_or_else(missing)?;
+        let is_visible = app.is_visible_to(system, tenant, None, origin).await?;
+        is_visible.then_some(()).ok_or_else(missing)?;
         let shard = owner_of_tenant(tenant).shard();
         let prefix = Holder::users_prefix(tenant, &id);
         let limit = page.offset.saturating_add(page.limit).min(INSTALLS_SHOWN_MAX);
@@ -608,10 +612,16 @@ fn read_reviews(system: &System, app: &AppId, sort: ReviewSort, page: Page) -> V
 
 /// The apps that a user has installed in a tenant, for whoever says farewell to them.
 pub(crate) fn installed_of(system: &System, tenant: TenantId, user: UserId) -> Vec<Holder> {
+    installed(system, tenant, Holder::prefix(tenant, user))
+}
+
+/// The same of all users of a tenant.
+pub(crate) fn installed_in(system: &System, tenant: TenantId) -> Vec<Holder> {
+    installed(system, tenant, tenant.0.to_be_bytes().to_vec())
+}
+
+fn installed(system: &System, tenant: TenantId, prefix: Vec<u8>) -> Vec<Holder> {
     let shard = owner_of_tenant(tenant).shard();
-    let prefix = Holder::prefix(tenant, user);
     let rows = system.rows(&range(shard, INSTALL_FAMILY, prefix, false, usize::MAX));
-    let rows: HashMap<Vec<u8>, Vec<u8>> = rows.into_iter().collect();
-    let app = |key: &[u8]| AppId::new(std::str::from_utf8(key.get(32..)?).ok()?).ok();
-    rows.keys().filter_map(|key| Some(Holder { tenant, user, app: app(key)? })).collect()
+    rows.iter().filter_map(|(key, _)| Holder::of_key(key)).collect()
 }

@@ -34,6 +34,7 @@ use crate::developer::{
 };
 use crate::listing::{self, SetTags, check_tags};
 use crate::marketplace::not_from_a_sandbox;
+use crate::ownership::{check_still_there, is_theirs};
 use crate::policy::{MarketSettings, Rates};
 use crate::portal::{balances, deploy_notes};
 use crate::storefront::Storefront;
@@ -260,8 +261,9 @@ impl Market {
         Ok(DeveloperProfileResponse::of(&profile, email_of(system, principal).await, earned))
     }
 
-    /// Creates an app as a draft. Refused: 403 for users who are no developer and beyond what the
-    /// tier allows, 409 `app_id_taken`, 422.
+    /// Creates an app as a draft. Refused: 403 for users who are no developer, who have left the
+    /// tenant that they became one in (`developer_left`), and beyond what the tier allows; 409
+    /// `app_id_taken`, 422.
     pub async fn create_app(
         &self,
         system: &Arc<System>,
@@ -270,6 +272,7 @@ impl Market {
         idempotency: Option<&IdempotencyKey>,
     ) -> Result<Value, Refusal> {
         let (address, profile) = developer(system, principal).await?;
+        check_still_there(system, principal, &profile).await?;
         let id = AppId::new(&request.app_id);
         let id = id.map_err(|error| Refusal::invalid("app_id", error.to_string()))?;
         let listing = listing(request, profile.tier.share())?;
@@ -311,10 +314,10 @@ impl Market {
         let mut apps = Vec::with_capacity(profile.apps.len());
         for id in &profile.apps {
             match look(system, id, &principal.origin).await {
-                Ok((_, app)) if app.developer == principal.user => {
+                Ok((_, app)) if is_theirs(system, principal, &app).await? => {
                     apps.push(AppResponse::from(&app));
                 }
-                // About to be created.
+                // About to be created, or of a tenant that they have left.
                 Ok(_) => {}
                 Err(refusal) if refusal.class == Class::NotFound => {}
                 Err(refusal) => return Err(refusal),
@@ -545,7 +548,8 @@ async fn look(
     Ok((address, app.ok_or_else(missing)?))
 }
 
-/// An app of a developer's own: 403 when the user is no developer, 404 when the app is not theirs.
+/// An app of a developer's own: 403 when the user is no developer, 404 when the app is not theirs,
+/// or not any more.
 pub(crate) async fn owned(
     system: &Arc<System>,
     principal: &Principal,
@@ -564,7 +568,7 @@ pub(crate) async fn app_of(
     let missing = || Refusal::not_found("app");
     let id = AppId::new(app_id).map_err(|_| missing())?;
     let (address, app) = look(system, &id, &principal.origin).await?;
-    if app.developer != principal.user {
+    if !is_theirs(system, principal, &app).await? {
         return Err(missing());
     }
     Ok((address, app))

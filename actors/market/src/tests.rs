@@ -8,6 +8,7 @@ use billing::wallet::{
 use control::app::Status;
 use extensions::{Apps, Call, CallAnswer, Extensions, Request, Settings};
 use identity::claim::{Claim, ClaimKey};
+use identity::tenant::{OWNER_ROLE, Tenant};
 use persistence::{EngineKind, Journal, MasterKey, Options};
 use serde_json::{Value, json};
 use supervision::system::{System, SystemOptions};
@@ -35,7 +36,7 @@ fn world() -> World {
     let journal = Journal::open(options, &master).unwrap();
     let builder = System::builder(SystemOptions::new(journal)).kind::<Claim>();
     let builder = builder.port(Arc::new(ClaimKey::of(&master).unwrap()));
-    let builder = builder.kind::<identity::tenant::Tenant>();
+    let builder = builder.kind::<Tenant>();
     let builder = extensions::register(control::register(billing::register(builder)));
     let system = crate::register(builder).start();
     let apps = Apps::new();
@@ -73,6 +74,11 @@ fn shelf(version: &str) -> Value {
 
 impl World {
     async fn register(&self, user: u128, nickname: &str) -> Result<Value, Refusal> {
+        let (name, owner_role) = ("Own".to_owned(), OWNER_ROLE.to_owned());
+        let (id, owner) = (TenantId(user), UserId(user));
+        let create = identity::tenant::Create { id, name, owner, owner_role, direct: true };
+        let (tenants, origin) = (self.system.directory::<Tenant>(), principal(user).origin);
+        tenants.ask(&Tenant::address(id), create, origin).await?;
         let (tier, nickname) = ("explorer".to_owned(), nickname.to_owned());
         let request = DeveloperRegister { tier, nickname };
         self.market.register_developer(&self.system, &principal(user), request, None).await

@@ -3,7 +3,7 @@
 //!
 //! A higher tier is paid for at once and holds for a year from then. A lower one comes at the end
 //! of the year. At the end the tier that is to follow is paid for again; what the wallet does not
-//! cover falls back to the tier that costs nothing.
+//! cover, and the tier of who has left the tenant, falls back to the one that costs nothing.
 //!
 //! Invariants
 //! - An order is debited once: the order's id is the transaction's, and the order is the shadow of
@@ -17,6 +17,7 @@
 use std::sync::Arc;
 
 use billing::wallet::{Debit, Reason, Spender, Wallet, wallet_address};
+use identity::tenant::is_member;
 use serde::{Deserialize, Serialize};
 use supervision::{
     Address, Command, Handle, Origin, Refusal, Retried, System, Timestamp, Turn, retry,
@@ -139,8 +140,17 @@ pub(crate) async fn pay(
         // A developer lives under their user's id.
         spender: Spender { user: address.id().parse().ok(), ..Spender::default() },
     };
-    let wallets = system.directory::<Wallet>();
-    let debited = wallets.ask(&wallet_address(tenant), debit, origin.clone()).await;
+    let (wallets, wallet) = (system.directory::<Wallet>(), wallet_address(tenant));
+    let is_done = move |wallet: &Wallet| wallet.has_debited(order.id);
+    let may_be_paid = match debit.spender.user {
+        Some(user) if is_member(system, tenant, user, origin.clone()).await? => true,
+        _ => wallets.look(&wallet, origin.clone(), is_done).await?,
+    };
+    let debited = match may_be_paid {
+        true => wallets.ask(&wallet, debit, origin.clone()).await,
+        // A tenant pays for nobody who has left it.
+        false => Err(Refusal::forbidden("whoever this is for belongs to the tenant no longer")),
+    };
     let refused = match retry::verdict(debited) {
         // The order stands; its reminder tries again.
         None => return Err(Refusal::in_doubt()),

@@ -28,6 +28,11 @@ impl Sealed {
         }
     }
 
+    /// What it is sealed as: nothing of the value.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// What was sealed elsewhere.
     pub fn from_bytes(sealed: Vec<u8>) -> Self {
         Self(sealed)

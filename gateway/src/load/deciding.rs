@@ -9,7 +9,6 @@
 //! wait; what was paid is read from the balance, so nobody else may spend from that wallet.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -24,6 +23,7 @@ use super::probe::wire;
 use super::runner::Profile;
 use super::scenario::{Shelf, add_book};
 use super::setup::Setup;
+use super::told::tell;
 use super::{LoadError, progress};
 
 /// The scenario's name.
@@ -159,12 +159,7 @@ pub(crate) async fn run(
     }
     let paid = before - ground.settled().await?;
     let found = Found { seen: all, paid, took };
-    write!(std::io::stdout(), "{}", found.table()).map_err(LoadError::Print)?;
-    if let Some(path) = json {
-        let text = format!("{:#}\n", found.json());
-        let written = tokio::fs::write(path, text).await;
-        written.map_err(|source| LoadError::File { path: path.to_owned(), source })?;
-    }
+    tell(&found.table(), &found.json(), json).await?;
     match (found.cards(), found.executions()) {
         (0, _) => Err(LoadError::NoSuccess { scenario: NAME }),
         (cards, Some(executions)) if cards != executions => {

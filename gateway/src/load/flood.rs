@@ -9,8 +9,6 @@
 //! server unless it runs elsewhere: what it costs itself is in the ratio. What the flood was
 //! answered is counted by its status and not judged: to be refused is what it is for.
 
-use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -19,22 +17,24 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, sleep_until, timeout_at};
 
 use super::client::{Connection, Prepared, Target};
-use super::probe::{self, Pair, probed, wire};
+use super::contrast::{self, Ends, contrast, sum};
+use super::probe::{self, Pair, wire};
 use super::runner::Profile;
 use super::setup::Setup;
-use super::{LoadError, progress, scenario};
+use super::told::tell;
+use super::{LoadError, scenario};
 
 /// The scenario's name.
 pub(crate) const NAME: &str = "flood";
 
-/// The time between two requests of one probe, in milliseconds.
-const PROBE_PERIOD_MILLIS: u64 = 20;
+/// What the load is called.
+const LOAD: &str = "flood";
 
 /// How long a connection that could not be opened again rests, in milliseconds.
 const RECONNECT_MILLIS: u64 = 50;
 
 /// What became of the flood's requests: how many were answered with which status; 0 for none.
-type Answers = BTreeMap<u16, u64>;
+type Answers = Ends<u16>;
 
 /// When a connection of the flood sends: `offset` after its beginning first, then each `period`.
 #[derive(Clone, Copy)]
@@ -99,37 +99,15 @@ pub(crate) async fn run(
     let flood = scenario::neighbour(setup).await?;
     let probes = [("me", quiet.me), ("debit", quiet.debit), ("call", quiet.call)];
     let requests = [flood.me, flood.debit, flood.call, flood.batch];
-    let Profile { connections, duration, rate, .. } = *profile;
-    progress::say(&format!("measuring {duration:?} of quiet, then {duration:?} of flood"));
-    let period = Duration::from_millis(PROBE_PERIOD_MILLIS);
-    // What is done for the first time takes longer: not counted.
-    probed(target, &probes, period, sleep(profile.warm_up)).await?;
-    let (alone, ()) = probed(target, &probes, period, sleep(duration)).await?;
+    let Profile { connections, rate, .. } = *profile;
     let beat = |number| rate.map(|rate| Beat::of(number, connections, rate));
-    let end = Instant::now() + profile.warm_up + duration;
-    let pours = (0..connections).map(|number| pour(target, &requests, (number, beat(number)), end));
-    let (beside, answers) = {
-        let flooding = join_all(pours);
-        // The flood's first second is not counted either.
-        let measured = async {
-            sleep(profile.warm_up).await;
-            probed(target, &probes, period, sleep(duration)).await
-        };
-        let (answers, beside) = tokio::join!(flooding, measured);
-        (beside?.0, answers)
+    let flooding = async |end| {
+        let pours = (0..connections).map(|number| pour(target, &requests, (number, beat(number)), end));
+        sum(join_all(pours).await)
     };
-    let mut all = Answers::new();
-    for (status, count) in answers.into_iter().flatten() {
-        *all.entry(status).or_default() += count;
-    }
-    let span = profile.span();
-    let found = Found { pairs: probe::pairs(&probes, alone, beside), answers: all, span };
-    write!(std::io::stdout(), "{}", found.table()).map_err(LoadError::Print)?;
-    if let Some(path) = json {
-        let text = format!("{:#}\n", found.json());
-        let written = tokio::fs::write(path, text).await;
-        written.map_err(|source| LoadError::File { path: path.to_owned(), source })?;
-    }
+    let (pairs, answers) = contrast(target, &probes, profile, flooding).await?;
+    let found = Found { pairs, answers, span: profile.span() };
+    tell(&found.table(), &found.json(), json).await?;
     match found.answers.is_empty() {
         true => Err(wire("the flood", "not one request of it was answered")),
         false => Ok(()),
@@ -150,20 +128,15 @@ impl Found {
             .map(|(status, count)| format!("{status}: {:.0}/s", *count as f64 / seconds))
             .collect();
         let head = format!("{NAME}: the flood was answered {}\n", answers.join(", "));
-        head + &probe::table("flood", &self.pairs)
+        head + &probe::table(LOAD, &self.pairs)
     }
 
     fn json(&self) -> Value {
-        let pair = |pair: &Pair| {
-            let (quiet, flood) = (pair.quiet.json(), pair.loaded.json());
-            let found = json!({"quiet": quiet, "flood": flood, "ratio": pair.ratio()});
-            (pair.name.to_owned(), found)
-        };
         let answers = self.answers.iter().map(|(status, count)| (status.to_string(), json!(count)));
         json!({
             "scenario": NAME, "seconds": self.span.as_secs_f64(),
             "flood_answers": serde_json::Map::from_iter(answers),
-            "p99": serde_json::Map::from_iter(self.pairs.iter().map(pair)),
+            "p99": contrast::json(LOAD, &self.pairs),
         })
     }
 }

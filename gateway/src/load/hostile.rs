@@ -10,8 +10,7 @@
 //! Deliberate limits: the hosts, the generator and the server share one machine; the hostile hosts
 //! cost little, for they mostly wait. A hostile call that is still open at the end is not counted.
 
-use std::collections::BTreeMap;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,18 +24,20 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout_at};
 
+use super::LoadError;
 use super::client::{Connection, Prepared, Target};
-use super::probe::{self, Pair, probed, wire};
+use super::contrast::{self, Ends, contrast, sum};
+use super::probe::{self, Pair, wire};
 use super::runner::Profile;
 use super::scenario::{self, Hosted};
 use super::setup::Setup;
-use super::{LoadError, progress};
+use super::told::tell;
 
 /// The scenario's name.
 pub(crate) const NAME: &str = "hostile-hosts";
 
-/// The time between two calls of the well app, in milliseconds.
-const PROBE_PERIOD_MILLIS: u64 = 20;
+/// What the load is called.
+const LOAD: &str = "hostile";
 /// The time between two bytes of a host that drips, in milliseconds.
 const DRIP_MILLIS: u64 = 1_000;
 /// How long a connection rests after an answer, in milliseconds: a flood is another scenario.
@@ -173,7 +174,7 @@ async fn deploy(
 }
 
 /// What became of calls: how many, by the beginning of the error that they were answered.
-type Answers = BTreeMap<String, u64>;
+type Answers = Ends<String>;
 
 /// Calls one hostile app on one connection until `end`.
 async fn press(target: &Target, call: &Prepared, end: Instant) -> Answers {
@@ -228,36 +229,17 @@ pub(crate) async fn run(
         hostile.push(deploy(setup, target, mood).await?.0);
     }
     let probes = [("call", well)];
-    let Profile { connections, duration, .. } = *profile;
-    progress::say(&format!("measuring {duration:?} of quiet, then {duration:?} beside them"));
-    let period = Duration::from_millis(PROBE_PERIOD_MILLIS);
-    // What is done for the first time takes longer: not counted.
-    probed(target, &probes, period, sleep(profile.warm_up)).await?;
-    let (quiet, ()) = probed(target, &probes, period, sleep(duration)).await?;
-    let before = reached.load(Ordering::Relaxed);
-    let end = Instant::now() + profile.warm_up + duration;
-    let presses =
-        (0..connections).map(|number| press(target, &hostile[number % hostile.len()], end));
-    let (loaded, answers) = {
-        let measured = async {
-            sleep(profile.warm_up).await;
-            probed(target, &probes, period, sleep(duration)).await
-        };
-        let (answers, loaded) = tokio::join!(join_all(presses), measured);
-        (loaded?.0, answers)
+    let connections = profile.connections;
+    let pressing = async |end| {
+        let before = reached.load(Ordering::Relaxed);
+        let presses =
+            (0..connections).map(|number| press(target, &hostile[number % hostile.len()], end));
+        (sum(join_all(presses).await), before)
     };
+    let (pairs, (answers, before)) = contrast(target, &probes, profile, pressing).await?;
     let reached = reached.load(Ordering::Relaxed) - before;
-    let mut all = Answers::new();
-    for (what, count) in answers.into_iter().flatten() {
-        *all.entry(what).or_default() += count;
-    }
-    let found = Found { pairs: probe::pairs(&probes, quiet, loaded), answers: all, reached };
-    write!(io::stdout(), "{}", found.table()).map_err(LoadError::Print)?;
-    if let Some(path) = json {
-        let text = format!("{:#}\n", found.json());
-        let written = tokio::fs::write(path, text).await;
-        written.map_err(|source| LoadError::File { path: path.to_owned(), source })?;
-    }
+    let found = Found { pairs, answers, reached };
+    tell(&found.table(), &found.json(), json).await?;
     match found.answers.is_empty() {
         true => Err(wire("the hostile apps", "not one call of them was answered")),
         false => Ok(()),
@@ -279,18 +261,13 @@ impl Found {
             "{NAME}: hostile calls ended as {answers}; the well host took {} calls beside them\n",
             self.reached
         );
-        head + &probe::table("hostile", &self.pairs)
+        head + &probe::table(LOAD, &self.pairs)
     }
 
     fn json(&self) -> Value {
-        let pair = |pair: &Pair| {
-            let (quiet, hostile) = (pair.quiet.json(), pair.loaded.json());
-            let found = json!({"quiet": quiet, "hostile": hostile, "ratio": pair.ratio()});
-            (pair.name.to_owned(), found)
-        };
         json!({
             "scenario": NAME, "hostile_answers": self.answers, "well_calls_taken": self.reached,
-            "p99": serde_json::Map::from_iter(self.pairs.iter().map(pair)),
+            "p99": contrast::json(LOAD, &self.pairs),
         })
     }
 }

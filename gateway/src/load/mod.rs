@@ -10,6 +10,7 @@
 //! generator shares the machine with the server unless it runs elsewhere: figures include its cost.
 
 mod client;
+mod contrast;
 mod deciding;
 mod flood;
 mod hostile;
@@ -27,6 +28,7 @@ mod storm;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -354,10 +356,7 @@ async fn write_json(
         "scenarios": reports,
         "not_measured": failures,
     });
-    let text = format!("{document:#}\n");
-    tokio::fs::write(path, text)
-        .await
-        .map_err(|source| LoadError::File { path: path.to_owned(), source })
+    told::save(path, &document).await
 }
 
 /// An error with its causes in one line.

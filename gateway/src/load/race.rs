@@ -10,7 +10,6 @@
 //! overloaded (429, 503) is asked again at once, without counting it.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,6 +26,7 @@ use super::probe::wire;
 use super::runner::Profile;
 use super::scenario::Shelf;
 use super::setup::Setup;
+use super::told::tell;
 use super::{LoadError, progress};
 
 /// The scenario's name.
@@ -233,12 +233,8 @@ pub(crate) async fn run(
         rest -= amount;
     }
     rounds.push(world.round("the balance").await?);
-    write!(std::io::stdout(), "{}", table(&rounds)).map_err(LoadError::Print)?;
-    if let Some(path) = file {
-        let found = json!({ "scenario": NAME, "calls": CALLS, "paid": PAID, "rounds": rounds });
-        let written = tokio::fs::write(path, format!("{found:#}\n")).await;
-        written.map_err(|source| LoadError::File { path: path.to_owned(), source })?;
-    }
+    let found = json!({ "scenario": NAME, "calls": CALLS, "paid": PAID, "rounds": rounds });
+    tell(&table(&rounds), &found, file).await?;
     match rounds.iter().all(|round| round.wrong.is_empty()) {
         true => Ok(()),
         false => Err(LoadError::Wrong { scenario: NAME }),

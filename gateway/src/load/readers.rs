@@ -10,7 +10,6 @@
 //! server on the same machine; the server must take so many connections (`--connections-max`), and
 //! the system so many files (`ulimit -n`), here and there.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +29,7 @@ use tokio::time::{interval_at, sleep, timeout};
 
 use super::client::{Connection, Prepared, Target};
 use super::setup::Setup;
+use super::told::tell;
 use super::{LoadError, progress};
 
 /// The scenario's name.
@@ -273,12 +273,7 @@ pub(crate) async fn run(
     };
     following.abort_all();
     drop(stalled);
-    write!(std::io::stdout(), "{}", found.table()).map_err(LoadError::Print)?;
-    if let Some(path) = json {
-        let text = format!("{:#}\n", found.json());
-        let written = tokio::fs::write(path, text).await;
-        written.map_err(|source| LoadError::File { path: path.to_owned(), source })?;
-    }
+    tell(&found.table(), &found.json(), json).await?;
     match found.delays.len() {
         0 => Err(LoadError::NoSuccess { scenario: NAME }),
         _ => Ok(()),

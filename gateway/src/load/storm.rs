@@ -11,7 +11,6 @@
 //! (`--anonymous-rate`, `--login-address-rate`). Users are brought in beforehand: by the operator
 //! with one known hash, which takes seconds, or else registered, which hashes for each.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -23,6 +22,7 @@ use tokio::time::sleep;
 use super::client::{Connection, Prepared, Target};
 use super::probe::{self, Pair, probed, wire};
 use super::setup::Setup;
+use super::told::tell;
 use super::{LoadError, progress};
 
 /// The scenario's name.
@@ -101,12 +101,7 @@ pub(crate) async fn run(
     let (during, outcomes) = probed(target, &probes, period, storm).await?;
     let pairs = probe::pairs(&probes, before, during);
     let found = Found { pairs, outcomes, took: begin.elapsed() };
-    write!(std::io::stdout(), "{}", found.table()).map_err(LoadError::Print)?;
-    if let Some(path) = json {
-        let text = format!("{:#}\n", found.json());
-        let written = tokio::fs::write(path, text).await;
-        written.map_err(|source| LoadError::File { path: path.to_owned(), source })?;
-    }
+    tell(&found.table(), &found.json(), json).await?;
     match found.succeeded() {
         0 => Err(LoadError::NoSuccess { scenario: NAME }),
         _ => Ok(()),

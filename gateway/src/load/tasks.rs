@@ -11,7 +11,6 @@
 //! `--dev`. The generator, the stand-in and the server share the machine: the figures include that.
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +28,7 @@ use tokio::sync::Notify;
 use super::client::{Connection, Prepared, Target};
 use super::probe::wire;
 use super::setup::{Member, Setup};
+use super::told::tell;
 use super::{LoadError, progress};
 
 /// The scenario's name.
@@ -228,12 +228,7 @@ pub(crate) async fn run(
     });
     let held: Vec<usize> = stream::iter(held).buffer_unordered(LANES).try_collect().await?;
     let found = Found::new(open, held.iter().sum(), &stops, &host.seen.lock());
-    write!(std::io::stdout(), "{}", found.table()).map_err(LoadError::Print)?;
-    if let Some(path) = json {
-        let text = format!("{:#}\n", found.json());
-        let written = tokio::fs::write(path, text).await;
-        written.map_err(|source| LoadError::File { path: path.to_owned(), source })?;
-    }
+    tell(&found.table(), &found.json(), json).await?;
     match found.stopped.len() {
         0 => Err(LoadError::NoSuccess { scenario: NAME }),
         _ => Ok(()),

@@ -6,11 +6,11 @@ use extensions::{Call, CallAnswer, Quote, Request};
 use serde::Deserialize;
 use serde_json::Value;
 use supervision::Refusal;
-use types::{Caller, CallerKind, UserId};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::acting::acting;
 use crate::app::App;
 use crate::authenticate::{Either, Entered};
 use crate::extract::{CALL_BODY_BYTES_MAX, JsonBody};
@@ -81,27 +81,6 @@ struct CallResponse {
     ui: Value,
 }
 
-/// Who calls: the credential's own user and tenant, or those that a service names. The user that
-/// it names in the body counts as the one in its header, which it must then equal.
-async fn on_behalf_of(
-    app: &App,
-    entered: &Entered,
-    user_id: &str,
-    tenant_id: &str,
-) -> Result<Caller, Refusal> {
-    let mut caller = entered.caller.clone();
-    caller.tenant = entered.tenant_named(tenant_id)?;
-    if caller.kind != CallerKind::Service || caller.user.is_some() {
-        caller.user = Some(entered.user_named(user_id)?);
-    } else if !user_id.is_empty() {
-        let user: UserId =
-            user_id.parse().map_err(|_| Refusal::invalid("user_id", "is not an id"))?;
-        app.identity.admit_service(caller.tenant, Some(user)).await?;
-        caller.user = Some(user);
-    }
-    Ok(caller)
-}
-
 pub(super) async fn request(
     app: &App,
     entered: &Entered,
@@ -111,7 +90,7 @@ pub(super) async fn request(
     operation: &str,
     body: &[u8],
 ) -> Result<Request, Refusal> {
-    let caller = on_behalf_of(app, entered, user_id, tenant_id).await?;
+    let caller = acting(app, entered, (tenant_id, user_id)).await?;
     let (tenant, user) = (caller.tenant, caller.user);
     let idempotency = key.of(&caller, &format!("{operation} {app_id}"), body);
     let origin = app.origin(&caller, entered.request);

@@ -3,14 +3,11 @@
 //!
 //! Server-rendered, without a script and without cookies. Opening it shows and changes nothing but
 //! a login form. Who logs in on it sees what will be done, and the form that they get then holds a
-//! ticket: a random text, good for this card, this person and [`TICKET_LIFE`], once. So a token
-//! that some program holds releases nothing here, and no other site's form does. The session of the
-//! login is ended at once; nothing stays in the browser.
-//!
-//! Deliberate limit: tickets are in memory. After a restart one logs in again.
+//! ticket for this card ([`super::tickets`]). So a token that some program holds releases nothing
+//! here, and no other site's form does. The session of the login is ended at once; nothing stays in
+//! the browser.
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -22,62 +19,21 @@ use confirmations::deciding::{Cancel, Decide, over};
 use confirmations::{Card, Confirmation, Decider, State as CardState, desk};
 use extensions::guard::answer_of;
 use maud::{Markup, html};
-use parking_lot::Mutex;
-use persistence::record::sha256;
 use serde::Deserialize;
 use supervision::{Address, Refusal, RequestRef};
-use types::{Caller, ConfirmationId, UserId};
+use types::{ConfirmationId, UserId};
 
 use super::confirmations::{CardView, outcome};
 use super::login_form::{Typed, Visit, credential_fields, problem_line};
 use super::mail_pages;
+use super::tickets::Tickets;
 use crate::app::App;
 use crate::authenticate::Anyone;
 use crate::problem::status_of;
 
 const TITLE: &str = "Confirm";
-/// How long somebody may look at what they were shown before they decide.
-const TICKET_LIFE: Duration = Duration::from_secs(600);
-/// How many tickets there are at once; beyond it the oldest go.
-const TICKETS_MAX: usize = 10_000;
-
 pub(super) fn router() -> Router<App> {
     Router::new().route("/confirmations/{confirmation_id}", get(form).post(act))
-}
-
-/// Who may decide what, by the digest of a ticket. A port.
-#[derive(Default)]
-pub(crate) struct Tickets(Mutex<HashMap<[u8; 32], Ticket>>);
-
-#[derive(Clone)]
-struct Ticket {
-    card: ConfirmationId,
-    caller: Caller,
-    since: Instant,
-}
-
-impl Tickets {
-    fn give(&self, card: ConfirmationId, caller: Caller, now: Instant) -> Option<String> {
-        let mut bytes = [0; 32];
-        aws_lc_rs::rand::fill(&mut bytes).ok()?;
-        let text = data_encoding::BASE64URL_NOPAD.encode(&bytes);
-        let mut tickets = self.0.lock();
-        tickets.retain(|_, ticket| now.duration_since(ticket.since) < TICKET_LIFE);
-        if tickets.len() >= TICKETS_MAX {
-            let oldest = tickets.iter().min_by_key(|(_, it)| it.since).map(|(key, _)| *key);
-            oldest.map(|key| tickets.remove(&key));
-        }
-        tickets.insert(sha256(&[text.as_bytes()]), Ticket { card, caller, since: now });
-        Some(text)
-    }
-
-    /// Takes a ticket, once.
-    fn take(&self, text: &str, card: ConfirmationId, now: Instant) -> Option<Caller> {
-        let mut tickets = self.0.lock();
-        let ticket = tickets.remove(&sha256(&[text.as_bytes()]))?;
-        let is_good = ticket.card == card && now.duration_since(ticket.since) < TICKET_LIFE;
-        is_good.then_some(ticket.caller)
-    }
 }
 
 #[derive(Default, Deserialize)]
@@ -184,7 +140,7 @@ async fn look(app: &App, who: Anyone, text: &str, fields: Fields) -> Result<Resp
         return Err(over(&card));
     }
     let tickets = app.system.port::<Tickets>();
-    let ticket = tickets.give(card.opened.id, caller, Instant::now());
+    let ticket = tickets.give(card.opened.id.0, caller, Instant::now());
     let ticket = ticket.ok_or_else(Refusal::crashed)?;
     let view = CardView::of(&app.system, &card);
     Ok(page(StatusCode::OK, &shown(&view, &card, &ticket)))
@@ -199,7 +155,7 @@ async fn decide(
 ) -> Result<Response, Refusal> {
     let id: ConfirmationId = text.parse().map_err(|_| missing())?;
     let tickets = app.system.port::<Tickets>();
-    let caller = tickets.take(&fields.ticket, id, Instant::now());
+    let caller = tickets.take(&fields.ticket, id.0, Instant::now());
     let Some(caller) = caller else {
         let message = "this page was open for too long, or was used; log in again";
         return Err(Refusal::forbidden(message));
@@ -246,25 +202,4 @@ fn said(status: StatusCode, title: &str, text: &str) -> Response {
 
 fn page(status: StatusCode, content: &Markup) -> Response {
     mail_pages::page(status, TITLE, content)
-}
-
-#[cfg(test)]
-mod tests {
-    use types::TenantId;
-
-    use super::*;
-
-    #[test]
-    fn a_ticket_is_good_once_for_one_card_and_not_for_ever() {
-        let (tickets, now) = (Tickets::default(), Instant::now());
-        let card = ConfirmationId(1);
-        let give = || tickets.give(card, Caller::system(TenantId(1)), now).unwrap();
-        let ticket = give();
-        assert!(tickets.take(&ticket, card, now).is_some());
-        assert!(tickets.take(&ticket, card, now).is_none());
-        assert!(tickets.take(&give(), ConfirmationId(2), now).is_none());
-        assert!(tickets.take(&give(), card, now + TICKET_LIFE).is_none());
-        assert!(tickets.take("", card, now).is_none());
-        assert_ne!(give(), give());
-    }
 }

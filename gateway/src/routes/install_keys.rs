@@ -77,7 +77,8 @@ async fn visible(app: &App, entered: &Entered, id: &str) -> Result<Arc<CompiledA
     let origin = app.origin(&entered.caller, entered.request);
     let found = app.extensions.apps().find(&app.system, &id, &origin).await;
     let found = found.map_err(|it| if it.class == Class::NotFound { missing() } else { it })?;
-    let is_visible = found.is_visible_to(entered.caller.tenant, entered.caller.user);
+    let (tenant, user) = (entered.caller.tenant, entered.caller.user);
+    let is_visible = found.is_visible_to(&app.system, tenant, user, &origin).await?;
     is_visible.then_some(found).ok_or_else(missing)
 }
 

@@ -54,7 +54,7 @@ struct LimitRequest {
 /// A limit as a path names it.
 fn named(subject: &str, window: &str) -> Result<(Subject, Window), Refusal> {
     let subject = subject.parse().map_err(|_| {
-        let message = "must be tenant, user:ID, key:ID, agent:ID or app:ID";
+        let message = "must be tenant, user:ID, key:ID, agent:ID, app:ID or webhook:ID";
         Refusal::invalid_at("path", "subject", message)
     })?;
     let window = window
@@ -132,11 +132,14 @@ async fn limits(
 
 /// Limit what may be spent, or change a limit
 ///
-/// The subject is `tenant`, `user:ID`, `key:ID`, `agent:ID` or `app:ID`, and the window `hour`,
-/// `day`, `month` (of the UTC calendar) or `total`, from the limit's setting on. What was spent
-/// counts from then on, and what open holds hold counts at once. Beyond a limit a debit, hold, call
-/// or batch is refused with 402 `limit_reached`, which names it in `limit`. At 80 and 100 percent
-/// the event `wallet.limit_warning` is told, once a window each.
+/// The subject is `tenant`, `user:ID`, `key:ID`, `agent:ID`, `app:ID` or `webhook:APP`, and the
+/// window `hour`, `day`, `month` (of the UTC calendar) or `total`, from the limit's setting on.
+/// What was spent counts from then on, and what open holds hold counts at once. Beyond a limit a
+/// debit, hold, call or batch is refused with 402 `limit_reached`, which names it in `limit`. At 80
+/// and 100 percent the event `wallet.limit_warning` is told, once a window each.
+///
+/// `webhook:APP` is for what no user spends on an app: deliveries of its webhooks. The first one
+/// sets `webhook:APP/day` to the server's default; another amount stays as it is set.
 #[utoipa::path(put, path = "/v1/billing/limits/{subject}/{window}", tag = tag::GATEWAY,
     params(("subject" = String, Path), ("window" = Window, Path)), request_body = LimitRequest,
     responses((status = 200, body = LimitView), (status = 401), (status = 403), (status = 404),

@@ -1,6 +1,7 @@
 //! The routes, one file a family: each handler is parse, one ask, view.
 
 mod accounts;
+mod acting;
 mod actions;
 mod admin_apps;
 mod agencies;
@@ -33,6 +34,7 @@ mod marketplace;
 mod me;
 mod members;
 mod oauth;
+mod oauth_page;
 mod operator;
 mod operator_actors;
 mod operator_flights;
@@ -52,12 +54,13 @@ mod store;
 mod subscriptions;
 mod tasks;
 mod tenants;
+mod tickets;
 mod usage;
 mod users;
 mod webhooks;
 
-pub(crate) use confirmation_page::Tickets;
 pub(crate) use portability::parse_key as parse_export_key;
+pub(crate) use tickets::Tickets;
 
 use axum::Router;
 use axum::body::Body;
@@ -99,10 +102,6 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(limits::router())
         .merge(usage::router())
         .merge(subscriptions::router())
-        .merge(developer::router())
-        .merge(portal::router())
-        .merge(payouts::router())
-        .merge(marketplace::router())
         .merge(of_the_portal())
         .merge(installs::router())
         .merge(admin_apps::router())
@@ -161,6 +160,7 @@ pub fn router(app: App) -> Router {
         .merge(invitation_page::router())
         .merge(device_page::router())
         .merge(confirmation_page::router())
+        .merge(oauth_page::router())
         .merge(mail_pages::router())
         .route_layer(MapRequestLayer::new(note_route))
         .fallback(|| async { Problem::no_route() })

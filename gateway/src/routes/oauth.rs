@@ -2,7 +2,8 @@
 //! browser back to, and the developer's client secret.
 //!
 //! The page that the browser comes back to has no script and tells nothing of what went wrong but
-//! that it did: whoever opens it need not be who began.
+//! that it did: whoever opens it need not be who began. Where no browser is bound to what was
+//! begun, it asks who they are first: see [`super::oauth_page`].
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -10,17 +11,16 @@ use axum::response::Response;
 use broker::Desk;
 use broker::app_secrets::Holder;
 use broker::declaration::VALUE_BYTES;
-use extensions::oauth::{Bound, CODE_BYTES_MAX, LIFE_MS, Start, random_text};
+use extensions::oauth::{Bound, CODE_BYTES_MAX, LIFE_MS, Shown, Start, random_text};
 use identity::mail::PostOffice;
 use market::Principal;
-use maud::html;
 use serde::{Deserialize, Serialize};
 use supervision::{Class, Origin, Refusal};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::mail_pages;
+use super::{mail_pages, oauth_page};
 use crate::app::App;
 use crate::ask_once;
 use crate::authenticate::{Anyone, Either, Member};
@@ -63,6 +63,7 @@ struct StartResponse {
 /// is handed `{provider, tokens}` as this user, a call that is paid as any other. The state in the
 /// address is good once, for ten minutes, for this user, app and provider, and where a page of this
 /// server's asks (`Sec-Fetch-Site: same-origin`) for that browser alone, which keeps a cookie.
+/// Where a program asks, the user logs in on the page that the browser comes back to, and agrees.
 #[utoipa::path(post, path = "/v1/extensions/{app_id}/oauth/{provider}/start", tag = tag::GATEWAY,
     params(("app_id" = String, Path), ("provider" = String, Path)),
     responses((status = 200, body = StartResponse), (status = 401), (status = 403),
@@ -118,7 +119,8 @@ struct CallbackQuery {
 
 /// Where a provider sends the browser back to: a page that says whether it went well
 ///
-/// A state that is wrong, used or over is 400, and nothing more is said.
+/// Where a program began it, the page asks for a login first, and whether to connect. A state that
+/// is wrong, used or over is 400, and nothing more is said.
 #[utoipa::path(get, path = "/v1/ext/{app_id}/oauth/{provider}/callback", tag = tag::EXTENSIONS,
     security(()), params(("app_id" = String, Path), ("provider" = String, Path), CallbackQuery),
     responses((status = 200), (status = 400), (status = 502)))]
@@ -130,33 +132,79 @@ async fn callback(
     Query(query): Query<CallbackQuery>,
 ) -> Response {
     let origin = Origin { caller: "oauth".into(), request: who.request, cause: None };
-    let names = (app_id.as_str(), provider.as_str());
-    let kept = cookie(&headers);
+    let CallbackQuery { code, state, error } = &query;
+    let back = Back { app_id: &app_id, provider: &provider, code, state };
+    let bound = match look(&app, &back, &origin).await {
+        Ok(bound) => bound,
+        Err(refused) => return refused,
+    };
+    let is_wanted = error.is_empty() && back.has_code();
+    let shown = match (bound.browser, is_wanted) {
+        (Some(_), _) => Shown::kept(cookie(&headers)),
+        (None, true) => return oauth_page::login(&back, None),
+        (None, false) => Shown::Denial,
+    };
+    finish(&app, &back, (shown, is_wanted), &origin).await
+}
+
+/// What came back with a browser.
+pub(super) struct Back<'a> {
+    pub(super) app_id: &'a str,
+    pub(super) provider: &'a str,
+    pub(super) code: &'a str,
+    pub(super) state: &'a str,
+}
+
+impl Back<'_> {
+    fn names(&self) -> (&str, &str) {
+        (self.app_id, self.provider)
+    }
+
+    fn has_code(&self) -> bool {
+        !self.code.is_empty() && self.code.len() <= CODE_BYTES_MAX
+    }
+}
+
+/// What a page says of every state that is not good.
+pub(super) const NOT_GOOD: &str = "This link is not good any more. Begin again in the app.";
+
+/// What the page says of a state that was not taken.
+fn not_taken(refusal: &Refusal) -> Response {
+    tracing::debug!(%refusal, "a state was not taken");
+    let (status, text) = match refusal.class {
+        Class::Busy | Class::InDoubt | Class::Crashed => {
+            (StatusCode::SERVICE_UNAVAILABLE, "The server is busy. Try again in a moment.")
+        }
+        _ => (StatusCode::BAD_REQUEST, NOT_GOOD),
+    };
+    mail_pages::said(status, "This did not work", text)
+}
+
+/// What a state is bound to, or the page that says that it is not good.
+pub(super) async fn look(app: &App, back: &Back<'_>, origin: &Origin) -> Result<Bound, Response> {
+    let found = app.extensions.look_oauth(&app.system, back.names(), back.state, origin).await;
+    found.map_err(|refusal| not_taken(&refusal))
+}
+
+/// Takes the state, connects the account if it is to be, and says how it went.
+pub(super) async fn finish(
+    app: &App,
+    back: &Back<'_>,
+    (shown, is_wanted): (Shown, bool),
+    origin: &Origin,
+) -> Response {
     let (extensions, system) = (&app.extensions, &app.system);
-    let taken = extensions.take_oauth(system, names, &query.state, kept, &origin).await;
-    let outcome = match &taken {
-        Err(refusal) => Err(refusal.clone()),
-        Ok(bound) => connect(&app, bound, names, &query, &origin).await,
+    let taken = extensions.take_oauth(system, back.names(), (back.state, shown), origin).await;
+    let bound = match taken {
+        Ok(bound) => bound,
+        Err(refusal) => return not_taken(&refusal),
     };
-    let refusal = match outcome {
-        Ok(()) => {
-            return said(StatusCode::OK, "Connected", "You may close this page.");
-        }
-        Err(refusal) => refusal,
-    };
-    tracing::debug!(%refusal, "an account was not connected");
-    match (taken.is_ok(), refusal.class) {
-        (true, _) => {
+    match connect(app, &bound, (back, is_wanted), origin).await {
+        Ok(()) => mail_pages::said(StatusCode::OK, "Connected", "You may close this page."),
+        Err(refusal) => {
+            tracing::debug!(%refusal, "an account was not connected");
             let text = "The account was not connected. Begin again in the app.";
-            said(StatusCode::BAD_GATEWAY, "This did not work", text)
-        }
-        (false, Class::Busy | Class::InDoubt | Class::Crashed) => {
-            let text = "The server is busy. Try again in a moment.";
-            said(StatusCode::SERVICE_UNAVAILABLE, "This did not work", text)
-        }
-        (false, _) => {
-            let text = "This link is not good any more. Begin again in the app.";
-            said(StatusCode::BAD_REQUEST, "This did not work", text)
+            mail_pages::said(StatusCode::BAD_GATEWAY, "This did not work", text)
         }
     }
 }
@@ -164,15 +212,13 @@ async fn callback(
 async fn connect(
     app: &App,
     bound: &Bound,
-    (app_id, provider): (&str, &str),
-    query: &CallbackQuery,
+    (back, is_wanted): (&Back<'_>, bool),
     origin: &Origin,
 ) -> Result<(), Refusal> {
     let extensions = &app.extensions;
-    let is_code = !query.code.is_empty() && query.code.len() <= CODE_BYTES_MAX;
-    if !query.error.is_empty() || !is_code {
+    if !is_wanted || !back.has_code() {
         extensions.end_oauth(&app.system, bound, "oauth_denied", origin).await;
-        return Err(Refusal::conflict("oauth_denied", "the provider gave no code"));
+        return Err(Refusal::conflict("oauth_denied", "there is no code, or nobody wants it"));
     }
     // Ten minutes are long: whoever began may be off by now.
     if let Err(refusal) = app.identity.admit_service(bound.tenant, Some(bound.user)).await {
@@ -180,8 +226,8 @@ async fn connect(
         return Err(refusal);
     }
     let _place = app.admission.turnstile().enter(bound.tenant).await?;
-    let redirect_uri = redirect_uri(app, &callback_path(app_id, provider));
-    let sent = (query.code.as_str(), query.state.as_str(), redirect_uri.as_str());
+    let redirect_uri = redirect_uri(app, &callback_path(back.app_id, back.provider));
+    let sent = (back.code, back.state, redirect_uri.as_str());
     extensions.connect_oauth(&app.system, bound, sent, origin).await
 }
 
@@ -190,13 +236,6 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
     let all = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut pairs = all.flat_map(|value| value.split(';')).map(str::trim);
     pairs.find_map(|pair| pair.strip_prefix(COOKIE)?.strip_prefix('='))
-}
-
-fn said(status: StatusCode, title: &str, text: &str) -> Response {
-    let content = html! {
-        section.card { h1 { (title) } p { (text) } }
-    };
-    mail_pages::page(status, title, &content)
 }
 
 /// A client secret.

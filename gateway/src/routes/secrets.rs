@@ -125,7 +125,8 @@ impl Asking {
         let id = AppId::new(ext_id).map_err(|_| missing())?;
         let origin = app.origin(caller, entered.request);
         let compiled = app.extensions.apps().find(&app.system, &id, &origin).await?;
-        if !compiled.is_visible_to(caller.tenant, Some(user)) {
+        let (system, tenant) = (&app.system, caller.tenant);
+        if !compiled.is_visible_to(system, tenant, Some(user), &origin).await? {
             return Err(missing());
         }
         if caller.app.as_ref().is_some_and(|named| *named != id) {
@@ -141,7 +142,7 @@ impl Asking {
         let subject = Subject { tenant: caller.tenant, user, app: id, home: compiled.tenant };
         Ok(Self {
             is_app: is_service && caller.app.is_some(),
-            is_developer: compiled.developer == user,
+            is_developer: compiled.is_developed_by(system, user, &origin).await?,
             is_service,
             is_sandbox: app.system.own_time(home_of(caller.tenant)).is_some(),
             app: compiled,

@@ -13,11 +13,12 @@ use extensions::store::{Change, Changed, Entry, Recorded, Search, Shelf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use supervision::Refusal;
-use types::{AppId, TenantId, UserId};
+use types::{AppId, Caller};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::acting::acting;
 use crate::app::App;
 use crate::authenticate::{Entered, Service};
 use crate::extract::{JsonBody, Query};
@@ -171,7 +172,7 @@ struct StoreAll {
     limit: Option<usize>,
 }
 
-/// Where the service means. What it names in the request counts as if it stood in its headers.
+/// Where the service means.
 async fn shelf(
     app: &App,
     entered: &Entered,
@@ -191,25 +192,7 @@ async fn shelf(
         let message = "extension_id is not the extension that the headers name";
         return Err(Refusal::forbidden(message));
     }
-    let is_unnamed = caller.tenant == TenantId::SYSTEM && !matches!(tenant_id, "" | "default");
-    let tenant = match is_unnamed {
-        true => tenant_id.parse().map_err(|_| Refusal::invalid("tenant_id", "is not an id"))?,
-        false => entered.tenant_named(tenant_id)?,
-    };
-    let user = match user_id {
-        "" => caller.user,
-        named => {
-            let user: UserId =
-                named.parse().map_err(|_| Refusal::invalid("user_id", "is not an id"))?;
-            if caller.user.is_some_and(|acting| acting != user) {
-                return Err(Refusal::forbidden("user_id is not the user in X-Acting-User"));
-            }
-            Some(user)
-        }
-    };
-    if is_unnamed || user != caller.user {
-        app.identity.admit_service(tenant, user).await?;
-    }
+    let Caller { tenant, user, .. } = acting(app, entered, (tenant_id, user_id)).await?;
     Ok(Shelf { tenant, user, app: id, kind: kind.to_owned() })
 }
 

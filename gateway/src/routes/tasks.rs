@@ -12,11 +12,12 @@ use extensions::tasks::{Signed, TaskLimit, TaskView};
 use extensions::watch::Progress;
 use serde::{Deserialize, Serialize};
 use supervision::{Origin, Refusal};
-use types::{CallerKind, TaskId, TenantId, UserId};
+use types::{TaskId, TenantId, UserId};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::acting::acting;
 use crate::app::App;
 use crate::authenticate::{Anyone, Either, Entered, Service};
 use crate::extract::{JsonBody, Query};
@@ -116,13 +117,8 @@ async fn whose(app: &App, entered: &Entered, query: &WhoseQuery) -> Result<Whose
         };
         return Ok((tenant, user));
     }
-    let tenant = entered.tenant_named(tenant_named)?;
-    if caller.kind == CallerKind::Service && caller.user.is_none() {
-        let user = user().transpose()?;
-        app.identity.admit_service(tenant, user).await?;
-        return Ok((tenant, user));
-    }
-    Ok((tenant, Some(entered.user_named(named.unwrap_or_default())?)))
+    let caller = acting(app, entered, (tenant_named, named.unwrap_or_default())).await?;
+    Ok((caller.tenant, caller.user))
 }
 
 /// Who may see one task by its id: its user; a service that acts for nobody sees its tenant's.

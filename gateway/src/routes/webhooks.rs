@@ -22,7 +22,7 @@ use identity::api_key::is_api_key;
 use persistence::record::sha256;
 use serde::Serialize;
 use supervision::{Class, IdempotencyKey, Origin, Refusal};
-use types::{AppId, rfc3339};
+use types::{AppId, home_of, rfc3339};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -35,6 +35,7 @@ use crate::once::KEY_BYTES_MAX;
 use crate::openapi::tag;
 use crate::places;
 use crate::problem::Problem;
+use crate::webhook_limits;
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -69,8 +70,9 @@ async fn get_webhook(State(app): State<App>, request: Request<Body>) -> Response
 /// A `webhook-id` (Standard Webhooks) or an Idempotency-Key makes a repetition of what succeeded
 /// answer the same for 24 hours without being carried out again. Bodies have 1 MiB. Two limits are
 /// told in `RateLimit`: `webhook-address` and `webhook-app`. 404 for an app, a version or a path
-/// that there is not; 405 with `Allow` for a method that is not declared; 503 when whoever pays
-/// cannot take it now.
+/// that there is not; 405 with `Allow` for a method that is not declared; 429
+/// `webhook_limit_reached` once deliveries have cost what they may in a day, by the spending limit
+/// `webhook:APP/day` of whoever pays; 503 when whoever pays cannot take it now.
 #[utoipa::path(post, path = "/v1/ext/{app_id}/webhook/{path}", tag = tag::EXTENSIONS,
     security(()), params(("app_id" = String, Path), ("path" = String, Path)),
     responses((status = 200), (status = 404), (status = 405), (status = 413), (status = 422),
@@ -225,6 +227,8 @@ async fn take_in(app: &App, parts: &mut Parts, body: Body) -> Result<Response, R
         body: body.into(),
     };
     let delivered = app.extensions.deliver(system, &hook, payer, delivery, (key, origin)).await;
+    let now = system.now_in(home_of(tenant));
+    let delivered = delivered.map_err(|it| webhook_limits::spent(&it, now).unwrap_or(it));
     let mut response = delivered.map_or_else(told, answer);
     app.webhook_limits.tell(left, response.headers_mut());
     Ok(response)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::BASE64URL_NOPAD;
 use hyper::Method;
-use journeys::{Answer, Server, User, text};
+use journeys::{Answer, PASSWORD, Server, User, text};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -184,9 +184,45 @@ impl World {
         self.provider.authorize(&text(&begun["authorization_url"]))
     }
 
+    /// Comes back with a code and the state. Whoever is asked logs in as Ada, and agrees.
     async fn back(&self, path: &str, code: &str, state: &str) -> Answer {
+        let page = self.opened(path, code, state).await;
+        match page.text().contains("name=\"password\"") {
+            true => self.agreed(code, state).await,
+            false => page,
+        }
+    }
+
+    async fn opened(&self, path: &str, code: &str, state: &str) -> Answer {
         let code = code.replace(' ', "%20");
         self.server.api.get(&format!("{path}?code={code}&state={state}")).send().await
+    }
+
+    /// Sends the form of the page, with these fields beside what it carries.
+    async fn form(&self, code: &str, state: &str, fields: &str) -> Answer {
+        let code = code.replace(' ', "%20");
+        let carried = format!("app_id=linked&provider=hub&code={code}&state={state}");
+        let post = self.server.api.request(Method::POST, "/oauth/connect");
+        let body = format!("{carried}&{fields}");
+        post.body("application/x-www-form-urlencoded", body).send().await
+    }
+
+    /// The ticket that somebody gets who logs in.
+    async fn ticket(&self, code: &str, state: &str) -> String {
+        let login = format!("email={}&password={PASSWORD}", self.ada.email);
+        let shown = self.form(code, state, &login).await;
+        assert_eq!(shown.status, 200, "{}", shown.text());
+        let (page, email) = (shown.text(), &self.ada.email);
+        for told in ["of hub?", email, "Connected", "<code>linked</code>"] {
+            assert!(page.contains(told), "{told}: {page}");
+        }
+        let ticket = page.split_once("name=\"ticket\" value=\"").unwrap().1;
+        ticket.split_once('"').unwrap().0.to_owned()
+    }
+
+    async fn agreed(&self, code: &str, state: &str) -> Answer {
+        let ticket = self.ticket(code, state).await;
+        self.form(code, state, &format!("ticket={ticket}&decision=connect")).await
     }
 
     async fn accounts(&self) -> Value {
@@ -291,8 +327,54 @@ async fn a_browser_that_began_it_is_the_one_that_ends_it() {
     assert_eq!(api.get(&path).send().await.status, 400);
     let wrong = api.get(&path).header("cookie", "bailiwick_oauth=wrong").send().await;
     assert_eq!(wrong.status, 400);
+    // No login does instead.
+    let login = format!("email={}&password={PASSWORD}", world.ada.email);
+    assert_eq!(world.form(&code, &state, &login).await.status, 400);
     let kept = cookie.split(';').next().unwrap();
     let right = api.get(&path).header("cookie", &format!("a=b; {kept}")).send().await;
     assert_eq!(right.status, 200, "{}", right.text());
+    world.server.stop().await;
+}
+
+/// Where no browser is bound to what was begun, whoever opens the address says who they are first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_program_began_its_user_agrees_to_on_the_page() {
+    let world = World::start().await;
+    world.set_secret(&world.ada, "hub", SECRET).await.ok(200);
+    let bob = world.server.api.user("bob").await;
+    let (code, state) = world.been_there().await;
+    let page = world.opened(CALLBACK, &code, &state).await;
+    assert_eq!(page.status, 200, "{}", page.text());
+    assert!(!page.text().contains(&world.ada.email), "whose it is stands on no open page");
+    let headers = ["cache-control", "referrer-policy"];
+    let headers = headers.map(|name| page.headers[name].to_str().unwrap());
+    assert_eq!(headers, ["no-store", "no-referrer"]);
+    // Neither a wrong password, nor another user, nor a ticket of nobody's.
+    let login = |email: &str, password: &str| format!("email={email}&password={password}");
+    let wrong = world.form(&code, &state, &login(&world.ada.email, "not-the-password")).await;
+    assert_eq!(wrong.status, 401, "{}", wrong.text());
+    let other = world.form(&code, &state, &login(&bob.email, PASSWORD)).await;
+    assert!(other.status == 401 || other.status == 403, "{}", other.text());
+    assert!(!other.text().contains("name=\"ticket\""), "{}", other.text());
+    let made_up = world.form(&code, &state, "ticket=made-up&decision=connect").await;
+    assert_eq!(made_up.status, 403, "{}", made_up.text());
+    assert_eq!(*world.provider.exchanges.lock(), 0);
+    // A ticket is for what it was given for, and good once.
+    let ticket = world.ticket(&code, &state).await;
+    let (second_code, second_state) = world.been_there().await;
+    let fields = format!("ticket={ticket}&decision=connect");
+    let elsewhere = world.form(&second_code, &second_state, &fields).await;
+    assert_eq!(elsewhere.status, 403, "{}", elsewhere.text());
+    let used = world.form(&code, &state, &fields).await;
+    assert_eq!(used.status, 403, "{}", used.text());
+    assert_eq!(world.agreed(&code, &state).await.status, 200);
+    assert_eq!(world.accounts().await.as_array().unwrap().len(), 1);
+    // Who does not want it ends it.
+    let ticket = world.ticket(&second_code, &second_state).await;
+    let fields = format!("ticket={ticket}&decision=cancel");
+    let ended = world.form(&second_code, &second_state, &fields).await;
+    assert_eq!(ended.status, 502, "{}", ended.text());
+    assert_eq!(world.opened(CALLBACK, &second_code, &second_state).await.status, 400);
+    assert_eq!(*world.provider.exchanges.lock(), 1);
     world.server.stop().await;
 }

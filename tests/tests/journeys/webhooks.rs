@@ -247,6 +247,73 @@ async fn a_public_address_empties_no_wallet() {
     server.stop().await;
 }
 
+/// Two payers of one app: what one of them has used up leaves the other alone.
+async fn two_payers(server: &Server) -> (User, User, String) {
+    let (ada, bob) = (server.api.user("ada").await, server.api.user("bob").await);
+    deploy(&server.api, &ada, "inbox", None).await;
+    activate(server, "inbox").await;
+    let key = text(&install(server, &bob, "inbox").await["key"]);
+    (ada, bob, format!("inbox/webhook/{key}/note"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_payer_has_a_rate_of_its_own() {
+    let server = Server::start_with(|settings| settings.webhook_app_rate = 3).await;
+    let (ada, bob, of_bob) = two_payers(&server).await;
+    for path in ["inbox/webhook/note", &of_bob] {
+        for _ in 0..3 {
+            post(&server, path, "x").send().await.ok(200);
+        }
+        let refused = post(&server, path, "x").send().await.problem(429, "rate_limited");
+        assert_eq!(refused["limit"], "webhook-app");
+    }
+    for user in [&ada, &bob] {
+        assert_eq!(notes(&server, user, "inbox").await.len(), 3);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deliveries_cost_a_payer_so_much_a_day_and_no_more() {
+    let server = Server::start_with(|settings| settings.webhook_credits_a_day = 2 * COST).await;
+    let (ada, bob, of_bob) = two_payers(&server).await;
+    let api = &server.api;
+    let before = api.settled_balance(&ada).await;
+    let send = async |path: &str| -> Answer { post(&server, path, "x").send().await };
+    for _ in 0..2 {
+        send("inbox/webhook/note").await.ok(200);
+    }
+    let refused = send("inbox/webhook/note").await;
+    let told = refused.problem(429, "webhook_limit_reached");
+    assert_eq!(told["limit"], "webhook:inbox/day");
+    assert!(told["balance"].is_null() && told["spending_limit"].is_null(), "{told}");
+    let wait: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=24 * 60 * 60).contains(&wait), "{wait}");
+    assert_eq!(api.settled_balance(&ada).await, before - 2 * COST);
+    // It is one of the payer's limits, and only deliveries meet it.
+    let limits = api.get("/v1/billing/limits").as_user(&ada).send().await.ok(200);
+    let limit = &limits[0];
+    assert_eq!((&limit["subject"], &limit["window"]), (&json!("webhook:inbox"), &json!("day")));
+    let figures = ["amount", "spent", "remaining"].map(|name| limit[name].as_i64().unwrap());
+    assert_eq!(figures, [2 * COST, 2 * COST, 0]);
+    let call = json!({"function": "note", "params": {"body": "by hand"}});
+    let call = api.post("/v1/extensions/inbox/call", &call).as_user(&ada).send().await;
+    assert_eq!(call.ok(200)["status"], "success");
+    send(&of_bob).await.ok(200);
+    // Whoever pays lets more through, or none.
+    let put = async |user: &User, amount: i64| {
+        let path = "/v1/billing/limits/webhook:inbox/day";
+        let put = api.request(Method::PUT, path).json(json!({"amount": amount}).to_string());
+        put.as_user(user).send().await.ok(200)
+    };
+    put(&ada, 3 * COST).await;
+    send("inbox/webhook/note").await.ok(200);
+    assert_eq!(send("inbox/webhook/note").await.status, 429);
+    put(&bob, 0).await;
+    assert_eq!(send(&of_bob).await.status, 429);
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_cannot_pay_or_is_stopped_is_the_same_503() {
     let server = Server::start().await;
@@ -359,5 +426,16 @@ async fn an_apps_health_is_what_is_known_of_it() {
     let told = health().await.ok(200);
     assert_eq!((&told["status"], &told["circuit"]), (&json!("unavailable"), &json!("open")));
     assert!(!told.to_string().contains(&ada.id));
+    // Nothing is sent, and nothing held: whoever calls is told when to come back.
+    let refused = post(&server, "inbox/webhook/hosted", "").send().await;
+    refused.problem(503, "app_unavailable");
+    let wait: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=10).contains(&wait), "{wait}");
+    let call = json!({"function": "handle"});
+    let call = server.api.post("/v1/extensions/inbox/call", &call).as_user(&ada).send().await;
+    call.problem(503, "app_unavailable");
+    assert!(call.headers.contains_key("retry-after"));
+    let holds = server.api.get("/v1/billing/holds").as_user(&ada).send().await.ok(200);
+    assert_eq!(holds, json!([]));
     server.stop().await;
 }

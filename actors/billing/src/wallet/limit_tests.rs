@@ -504,6 +504,35 @@ fn take_step(given: Given<Wallet>, books: &mut Books, id: u128, step: Step) -> G
     }
 }
 
+#[test]
+fn a_limit_that_is_ensured_leaves_the_one_that_there_is() {
+    let subject = Subject::Webhook(app("notes"));
+    let set = |amount| SetLimit { subject: subject.clone(), window: Window::Day, amount };
+    let (view, given) = Given::<Wallet>::nothing().when(EnsureLimit(set(10))).reply();
+    assert_eq!((view.subject.as_str(), view.amount), ("webhook:notes", 10));
+    let then = given.when(EnsureLimit(set(99)));
+    assert!(then.events.is_empty());
+    let given = then.then().when(set(20)).then();
+    let (view, _) = given.when(EnsureLimit(set(10))).reply();
+    assert_eq!(view.amount, 20, "whoever it is for has set another");
+}
+
+#[test]
+fn what_nobody_spends_on_an_app_has_a_limit_of_its_own() {
+    let subject = Subject::Webhook(app("notes"));
+    let set = SetLimit { subject, window: Window::Day, amount: 10 };
+    let given = Given::<Wallet>::nothing().when(grant(1, 1_000)).then().when(set).then();
+    let from_outside = || Spender { app: Some(app("notes")), ..Spender::default() };
+    let given = given.when(debit(1, 10, from_outside())).then();
+    let (code, given) = given.when(debit(2, 1, from_outside())).refused();
+    assert_eq!(code, "limit_reached");
+    let given = given.when(debit(3, 50, spender(1))).then();
+    let elsewhere = Spender { app: Some(app("other")), ..Spender::default() };
+    let given = given.when(debit(4, 50, elsewhere)).then();
+    let given = given.later_ms(DAY_MS);
+    assert!(given.when(debit(5, 10, from_outside())).outcome.is_ok(), "another day");
+}
+
 proptest! {
     #[test]
     fn counters_are_what_the_ledger_says_and_nothing_goes_beyond_a_limit(

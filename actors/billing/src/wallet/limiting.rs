@@ -27,7 +27,7 @@ pub enum LimitAction {
 /// A limit as callers see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LimitView {
-    /// `tenant`, `user:ID`, `key:ID`, `agent:ID` or `app:ID`.
+    /// `tenant`, `user:ID`, `key:ID`, `agent:ID`, `app:ID` or `webhook:ID`.
     pub subject: String,
     /// The time that it is for, of the UTC calendar.
     pub window: Window,
@@ -70,6 +70,11 @@ impl Wallet {
     pub fn tenant_limits(&self, now: Timestamp) -> Vec<(Window, i64, i64)> {
         let of_tenant = self.limits.all(Some(now)).filter(|it| it.subject == Subject::Tenant);
         of_tenant.map(|it| (it.window, it.used(), it.amount)).collect()
+    }
+
+    /// Whether there is a limit, whatever its amount.
+    pub fn has_limit(&self, subject: &Subject, window: Window, now: Timestamp) -> bool {
+        self.limits.get(subject, window, now).is_some()
     }
 
     /// What an operator sees of them: as the last spending left them.
@@ -198,6 +203,28 @@ impl Handle<SetLimit> for Wallet {
         }
         let set = turn.state().limits.get(&subject, window, now);
         set.map(LimitView::from).ok_or_else(no_limit)
+    }
+}
+
+/// Limits what nobody has limited yet: as [`SetLimit`], unless there is such a limit, whatever its
+/// amount.
+#[derive(Clone, Debug)]
+pub struct EnsureLimit(pub SetLimit);
+
+impl Command for EnsureLimit {
+    const NAME: &'static str = "ensure_limit";
+}
+
+impl Handle<EnsureLimit> for Wallet {
+    type Reply = LimitView;
+
+    fn handle(turn: &mut Turn<'_, Self>, command: EnsureLimit) -> Result<LimitView, Refusal> {
+        let EnsureLimit(set) = command;
+        let known = turn.state().limits.get(&set.subject, set.window, turn.now());
+        match known {
+            Some(known) => Ok(known.into()),
+            None => <Self as Handle<SetLimit>>::handle(turn, set),
+        }
     }
 }
 

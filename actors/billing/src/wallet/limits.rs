@@ -63,10 +63,12 @@ impl Spender {
 
     /// What limits may be on that count here, the narrowest first.
     pub(super) fn subjects(&self) -> impl Iterator<Item = Subject> {
+        let is_nobody = self.key.is_none() && self.agent.is_none() && self.user.is_none();
         let each = [
             self.key.map(Subject::Key),
             self.agent.map(Subject::Agent),
             self.user.map(Subject::User),
+            self.app.clone().filter(|_| is_nobody).map(Subject::Webhook),
             self.app.clone().map(Subject::App),
             Some(Subject::Tenant),
         ];
@@ -74,7 +76,8 @@ impl Spender {
     }
 }
 
-/// What a limit is on. As text: `tenant`, `user:ID`, `key:ID`, `agent:ID`, `app:ID`.
+/// What a limit is on. As text: `tenant`, `user:ID`, `key:ID`, `agent:ID`, `app:ID`, `webhook:ID`.
+/// Stored: a subject keeps its place for ever.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Subject {
     /// All that is spent from the wallet.
@@ -87,6 +90,8 @@ pub enum Subject {
     Agent(AgentId),
     /// What is spent on one app.
     App(AppId),
+    /// What is spent on one app by no user: its webhooks, and services that name none.
+    Webhook(AppId),
 }
 
 impl fmt::Display for Subject {
@@ -97,6 +102,7 @@ impl fmt::Display for Subject {
             Self::Key(id) => write!(f, "key:{id}"),
             Self::Agent(id) => write!(f, "agent:{id}"),
             Self::App(id) => write!(f, "app:{id}"),
+            Self::Webhook(id) => write!(f, "webhook:{id}"),
         }
     }
 }
@@ -111,6 +117,7 @@ impl FromStr for Subject {
             Some(("key", id)) => id.parse().map(Self::Key),
             Some(("agent", id)) => id.parse().map(Self::Agent),
             Some(("app", id)) => id.parse().map(Self::App),
+            Some(("webhook", id)) => id.parse().map(Self::Webhook),
             _ => Err(IdError::Malformed),
         }
     }
@@ -449,6 +456,7 @@ mod tests {
             Subject::Key(KeyIdentifier(8)),
             Subject::Agent(AgentId(9)),
             Subject::App(AppId::new("tenant").unwrap()),
+            Subject::Webhook(AppId::new("tenant").unwrap()),
         ];
         for subject in subjects {
             assert_eq!(subject.to_string().parse(), Ok(subject));
@@ -502,7 +510,11 @@ mod tests {
         let app = AppId::new("notes").unwrap();
         let subjects: Vec<_> = by_key.on(app.clone()).subjects().collect();
         let user = Subject::User(UserId(1));
-        let expected = [Subject::Key(KeyIdentifier(5)), user, Subject::App(app), Subject::Tenant];
+        let of_app = Subject::App(app.clone());
+        let expected = [Subject::Key(KeyIdentifier(5)), user, of_app.clone(), Subject::Tenant];
         assert_eq!(subjects, expected);
+        // What nobody spends is what comes from outside.
+        let subjects: Vec<_> = Spender::default().on(app.clone()).subjects().collect();
+        assert_eq!(subjects, [Subject::Webhook(app), of_app, Subject::Tenant]);
     }
 }

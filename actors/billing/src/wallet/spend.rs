@@ -47,6 +47,13 @@ impl Command for Debit {
     const NAME: &'static str = "debit";
 }
 
+impl Wallet {
+    /// Whether a debit was done, of late.
+    pub fn has_debited(&self, id: TransactionId) -> bool {
+        matches!(self.spent.get(id.0), Some(Done::Debited { .. }))
+    }
+}
+
 impl Handle<Debit> for Wallet {
     type Reply = Receipt;
 

@@ -301,6 +301,16 @@ impl App {
         }
     }
 
+    /// Whether the app's own host carries out what a name stands for.
+    #[must_use]
+    pub fn is_code(&self, name: &str) -> bool {
+        match self.callable(name) {
+            Some(Callable::Function(it)) => matches!(it.implementation, Implementation::Code(_)),
+            Some(Callable::Panel(panel)) => matches!(panel.render, Render::Code(_)),
+            None => false,
+        }
+    }
+
     /// The OAuth provider of a name.
     #[must_use]
     pub fn provider(&self, name: &str) -> Option<&Provider> {

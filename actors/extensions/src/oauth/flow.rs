@@ -5,9 +5,11 @@
 //! - A state is 256 random bits, good once and for [`LIFE_MS`]. It is kept nowhere: the claim is
 //!   named by an HMAC of its SHA-256, which is here.
 //! - It is bound to the tenant, the user, the app and the provider, and to the browser where one
-//!   began it.
+//!   began it. Where none did, it is taken for the user alone, once they have logged in and agreed
+//!   on this server's own page: whoever opens the address need not be who began.
 //! - It is taken durably before the code that came back with it is exchanged.
 
+use persistence::record::sha256;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use supervision::{
@@ -39,6 +41,38 @@ pub struct Bound {
     pub browser: Option<[u8; 32]>,
 }
 
+/// What whoever brings a state back shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Nothing.
+    Nothing,
+    /// The SHA-256 of what the browser kept.
+    Browser([u8; 32]),
+    /// That this user has logged in on this server's page, and agrees.
+    User(UserId),
+    /// That there is nothing to connect: the provider gave no code.
+    Denial,
+}
+
+impl Shown {
+    /// What a browser kept, if it did.
+    pub fn kept(text: Option<&str>) -> Self {
+        text.map_or(Self::Nothing, |kept| Self::Browser(sha256(&[kept.as_bytes()])))
+    }
+}
+
+impl Bound {
+    /// Whether that is enough to take the state.
+    fn is_met_by(&self, shown: Shown) -> bool {
+        match (self.browser, shown) {
+            (Some(kept), Shown::Browser(shown)) => kept == shown,
+            (None, Shown::User(user)) => user == self.user,
+            (None, Shown::Denial) => true,
+            _ => false,
+        }
+    }
+}
+
 /// How far it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Stage {
@@ -65,6 +99,28 @@ impl OAuthFlow {
         // 26 characters of base32 are neither too long nor unprintable.
         address.unwrap_or_else(|| panic!("{id} has no address"))
     }
+
+    /// What it is bound to, as long as it is open and the state came back where it belongs.
+    pub(super) fn open(&self, back: &Back, now: Timestamp) -> Option<&Bound> {
+        let is_open = matches!(self.stage, Stage::Open { until } if now < until);
+        self.bound.as_ref().filter(|bound| {
+            is_open
+                && bound.hash == back.hash
+                && bound.app.as_str() == back.app
+                && bound.provider == back.provider
+        })
+    }
+}
+
+/// Where a state came back.
+#[derive(Clone, Debug)]
+pub struct Back {
+    /// The state's.
+    pub hash: StateHash,
+    /// The app that it came back for.
+    pub app: String,
+    /// The provider that it came back from.
+    pub provider: String,
 }
 
 /// A user was sent to a provider.
@@ -196,17 +252,13 @@ pub(super) fn invalid_state() -> Refusal {
 }
 
 /// Takes the state, once. Refused alike (400, `oauth_state_invalid`) when it was taken, is over,
-/// or belongs to another app, provider or browser.
+/// or belongs to another app, provider, browser or user.
 #[derive(Clone, Debug)]
 pub struct Take {
-    /// The state's.
-    pub hash: StateHash,
-    /// The app that it came back for.
-    pub app: String,
-    /// The provider that it came back from.
-    pub provider: String,
-    /// The SHA-256 of what the browser showed.
-    pub browser: Option<[u8; 32]>,
+    /// Where it came back.
+    pub back: Back,
+    /// What was shown with it.
+    pub shown: Shown,
 }
 
 impl Command for Take {
@@ -217,17 +269,9 @@ impl Handle<Take> for OAuthFlow {
     type Reply = Bound;
 
     fn handle(turn: &mut Turn<'_, Self>, command: Take) -> Result<Bound, Refusal> {
-        let Take { hash, app, provider, browser } = command;
-        let now = turn.now();
-        let is_open = matches!(turn.state().stage, Stage::Open { until } if now < until);
-        let bound = turn.state().bound.clone().filter(|bound| {
-            is_open
-                && bound.hash == hash
-                && bound.app.as_str() == app
-                && bound.provider == provider
-                && (bound.browser.is_none() || bound.browser == browser)
-        });
-        let bound = bound.ok_or_else(invalid_state)?;
+        let Take { back, shown } = command;
+        let bound = turn.state().open(&back, turn.now()).filter(|it| it.is_met_by(shown));
+        let bound = bound.cloned().ok_or_else(invalid_state)?;
         turn.record(OAuthFlowEvent::Taken(OAuthTaken {}));
         retire(turn);
         Ok(bound)
@@ -271,9 +315,14 @@ mod tests {
         Given::nothing().when(Begin { bound }).then()
     }
 
-    fn take() -> Take {
+    fn back() -> Back {
         let hash = StateHash([1; 32]);
-        Take { hash, app: "shop".to_owned(), provider: "hub".to_owned(), browser: None }
+        Back { hash, app: "shop".to_owned(), provider: "hub".to_owned() }
+    }
+
+    /// As its user does who has logged in.
+    fn take() -> Take {
+        Take { back: back(), shown: Shown::User(UserId(8)) }
     }
 
     #[test]
@@ -290,12 +339,19 @@ mod tests {
     #[test]
     fn it_is_bound_to_what_began_it_and_says_only_that_it_is_not_good() {
         let browser = Some([9; 32]);
+        let at = |back| Take { back, ..take() };
+        let showing = |shown| Take { shown, ..take() };
         let wrong = [
-            (None, Take { hash: StateHash([2; 32]), ..take() }),
-            (None, Take { app: "other".to_owned(), ..take() }),
-            (None, Take { provider: "other".to_owned(), ..take() }),
+            (None, at(Back { hash: StateHash([2; 32]), ..back() })),
+            (None, at(Back { app: "other".to_owned(), ..back() })),
+            (None, at(Back { provider: "other".to_owned(), ..back() })),
+            (None, showing(Shown::Nothing)),
+            (None, showing(Shown::Browser([9; 32]))),
+            (None, showing(Shown::User(UserId(9)))),
             (browser, take()),
-            (browser, Take { browser: Some([8; 32]), ..take() }),
+            (browser, showing(Shown::Nothing)),
+            (browser, showing(Shown::Denial)),
+            (browser, showing(Shown::Browser([8; 32]))),
         ];
         for (began_in, take) in wrong {
             let (code, given) = begin(began_in).when(take.clone()).refused();
@@ -304,9 +360,9 @@ mod tests {
                 given.when(End { outcome: "x".to_owned() }).reply().1.when(take).refused();
             assert_eq!(code, "oauth_state_invalid");
         }
-        let good = Take { browser, ..take() };
-        assert!(begin(browser).when(good.clone()).outcome.is_ok());
-        assert!(begin(None).when(good).outcome.is_ok());
+        assert!(begin(browser).when(showing(Shown::Browser([9; 32]))).outcome.is_ok());
+        assert!(begin(None).when(take()).outcome.is_ok());
+        assert!(begin(None).when(showing(Shown::Denial)).outcome.is_ok());
     }
 
     #[test]

@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use aws_lc_rs::digest::{Context, SHA256};
 use persistence::codec;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use supervision::{Command, Found, Handle, Need, Refusal, RowDraft, Turn};
 
 use super::{
@@ -41,6 +41,9 @@ pub const INDEXED_VALUE_BYTES_MAX: usize = 1_024;
 pub const INDEX_STEP_MAX: usize = 256;
 /// Indexes of one session, those that are being dropped too.
 pub const INDEXES_MAX: usize = 4_096;
+
+/// Indexes of a session that an operator sees.
+const INDEXES_OBSERVED_MAX: usize = 100;
 
 /// Where an index stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -240,6 +243,19 @@ impl Indexes {
     pub fn decode(row: &[u8]) -> Self {
         // What cannot be read is no index: all documents are looked at.
         codec::decode(row).unwrap_or_default()
+    }
+
+    /// What an operator sees of them.
+    pub(super) fn observe(&self) -> Value {
+        let shown = |index: &Index| {
+            let stage = match index.stage {
+                Stage::Building(_) => "building",
+                Stage::Ready => "ready",
+                Stage::Dropped => "dropped",
+            };
+            json!({"kind": index.kind, "field": index.field, "stage": stage})
+        };
+        self.all.iter().take(INDEXES_OBSERVED_MAX).map(shown).collect()
     }
 
     /// The index of a field, if it is ready.

@@ -184,8 +184,16 @@ pub(super) async fn pressed_carried(is_carried: bool) -> (Arc<World>, Arc<Elsewh
 
 impl World {
     pub(super) async fn press(&self, function: &str, params: Value) -> CallAnswer {
+        self.try_press(function, params).await.unwrap()
+    }
+
+    async fn try_press(
+        &self,
+        function: &str,
+        params: Value,
+    ) -> Result<CallAnswer, supervision::Refusal> {
         let request = Request { app: "press".to_owned(), ..self.request() };
-        self.extensions.call(&self.system, request, call(function, params)).await.unwrap()
+        self.extensions.call(&self.system, request, call(function, params)).await
     }
 
     pub(super) async fn set_host(&self) -> HostKey {
@@ -273,10 +281,13 @@ async fn racing_calls_of_a_host_that_fails_half_leave_the_ledger_right() {
     let moods = ["", "hangs", "", "sorry"];
     let calls = (0..100).map(|n| {
         let (world, params) = (world.clone(), json!({"mood": moods[n % 4]}));
-        tokio::spawn(async move { world.press("print", params).await })
+        tokio::spawn(async move { world.try_press("print", params).await })
     });
     let answers = futures::future::join_all(calls).await;
-    let succeeded = answers.iter().filter(|it| it.as_ref().unwrap().is_success()).count() as i64;
+    // A row of failures may open the circuit, which refuses.
+    let is_success = |it: &CallAnswer| it.is_success();
+    let answers = answers.into_iter().map(Result::unwrap);
+    let succeeded = answers.filter(|it| it.as_ref().is_ok_and(is_success)).count() as i64;
     assert!((1..=50).contains(&succeeded), "{succeeded}");
     assert_eq!(world.pressed_settled().await, 10_000 - PRINT * succeeded);
     let batch: Vec<_> =
@@ -288,6 +299,34 @@ async fn racing_calls_of_a_host_that_fails_half_leave_the_ledger_right() {
     assert_eq!(world.pressed_settled().await, 10_000 - PRINT * succeeded - 39);
     let figures = world.extensions.outside().unwrap().figures().0;
     assert_eq!((figures.under_way, figures.unknown + figures.refused > 0), (0, true));
+    world.system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_circuit_is_open_nothing_is_held_or_recorded() {
+    let (world, elsewhere) = pressed().await;
+    world.set_host().await;
+    for _ in 0..crate::breaker::FAILURES_MAX {
+        let failed = world.press("print", json!({"mood": "gone"})).await;
+        assert_eq!(failed.error_code.as_deref(), Some("host_unreachable"));
+    }
+    assert_eq!(world.pressed_settled().await, 10_000);
+    let (records, posts) = (world.records(), elsewhere.posts.lock().len());
+    for function in ["print", "look", "print_all", "__panel__desk"] {
+        let refused = world.try_press(function, json!({})).await.unwrap_err();
+        assert_eq!((refused.class, refused.code.as_str()), (Class::Busy, "app_unavailable"));
+        let open_for = crate::breaker::OPEN_FOR.as_millis() as u64;
+        assert!(refused.retry_after_ms.is_some_and(|wait| wait > 0 && wait <= open_for));
+    }
+    assert_eq!((world.records(), elsewhere.posts.lock().len()), (records, posts));
+    let figures = world.extensions.outside().unwrap().figures().0;
+    assert_eq!((figures.refused, figures.circuits_open), (4, 1));
+    // What runs in the server runs on, and its step says what is the matter.
+    let refused = world.press("remark", json!({})).await;
+    assert!(refused.is_success(), "{refused:?}");
+    let step = world.press("reprint", json!({})).await;
+    assert!(step.error.unwrap().contains("keeps failing"));
+    world.pressed_settled().await;
     world.system.stop().await;
 }
 

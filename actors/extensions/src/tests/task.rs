@@ -63,7 +63,7 @@ fn end(state: State) -> End {
 }
 
 fn ended(number: u128) -> EndTask {
-    EndTask { id: TaskId(number), end: end(State::Cancelled) }
+    EndTask { id: TaskId(number), end: end(State::Cancelled), cancelled_by: None }
 }
 
 fn row(then: &Then<Tasks, impl Sized>, family: &str) -> Option<Details> {
@@ -115,6 +115,29 @@ fn a_task_ends_once_and_its_row_says_how_far_it_is() {
     let then = then.given.when(ended(1));
     assert!(then.events.is_empty() && then.outcome == Ok(()));
     assert_eq!(then.given.when(cancel("user/a")).outcome, Ok(false));
+}
+
+#[test]
+fn who_stopped_a_task_stands_in_its_end_if_it_came_before_the_asking() {
+    let by = |by: &str, state| EndTask {
+        end: end(state),
+        cancelled_by: Some(by.to_owned()),
+        ..ended(1)
+    };
+    let begun = || Given::<Tasks>::nothing().when(create(1, 3)).then();
+    let then = begun().when(by("user/a", State::Cancelled));
+    assert_eq!(then.events.len(), 2);
+    let details = then.rows.iter().rev().find(|row| row.family == TASK_FAMILY).unwrap();
+    let details: Details = codec::decode(details.value.as_ref().unwrap()).unwrap();
+    assert_eq!(
+        (details.state, details.cancelled_by.as_deref()),
+        (State::Cancelled, Some("user/a"))
+    );
+    // What ended by itself was stopped by nobody, and whoever has asked before is who it was.
+    assert_eq!(begun().when(by("user/a", State::Succeeded)).events.len(), 1);
+    let asked = AskCancel { id: TaskId(1), by: "user/b".to_owned() };
+    let then = begun().when(asked).then().when(by("user/a", State::Cancelled));
+    assert_eq!(row(&then, TASK_FAMILY).unwrap().cancelled_by.as_deref(), Some("user/b"));
 }
 
 #[test]

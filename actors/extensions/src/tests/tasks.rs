@@ -157,6 +157,24 @@ async fn tasks_begun_at_once_are_never_more_than_the_limit_and_a_stopped_one_say
     world.system.stop().await;
 }
 
+/// The stop does not wait for the disk: whoever asks for it and is gone has stopped it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_reaches_the_run_before_it_is_on_record_and_its_end_says_who_asked() {
+    let (world, elsewhere) = pressed().await;
+    world.set_host().await;
+    let id = world.begin(7, "press", "print_all", json!({"mood": "waits"})).await;
+    until(|| open(&elsewhere) == 1).await;
+    let mut cancel = Box::pin(world.cancel(7, id));
+    assert!(futures::poll!(&mut cancel).is_pending());
+    drop(cancel);
+    let view = world.ended(7, id).await;
+    assert_eq!((view.status, view.cancel_requested), ("cancelled", true), "{view:?}");
+    assert_eq!(open(&elsewhere), 0, "its connection is closed");
+    assert_eq!(world.cancel(7, id).await.unwrap(), view);
+    assert_eq!(world.balances().await, 10_000);
+    world.system.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_that_is_stopped_takes_along_what_it_called_and_keeps_what_that_did() {
     let (world, elsewhere) = pressed().await;

@@ -60,23 +60,20 @@ impl Handle<Arrive> for Tenant {
 #[cfg(test)]
 mod tests {
     use supervision::testkit::Given;
-    use types::{TenantId, UserId};
 
+    use super::super::fixtures::{ACME, ADA, BOB, tenant};
     use super::*;
-    use crate::tenant::{Create, OWNER_ROLE};
+    use crate::tenant::OWNER_ROLE;
 
     #[test]
     fn every_member_is_to_be_told_anew() {
-        let (name, owner_role) = ("Acme".to_owned(), OWNER_ROLE.to_owned());
-        let (id, owner) = (TenantId(5), UserId(5));
-        let create = Create { id, name, owner, owner_role, direct: true };
-        let given = Given::<Tenant>::nothing().when(create).then();
+        let given = tenant(ADA.direct_tenant(), ADA);
         assert!(given.state().staff.untold.is_empty());
         let settings: JsonBytes = serde_json::json!({"sandbox": true}).into();
         let name = Some("Acme's copy".to_owned());
         let arrive = Arrive { name, settings: Some(settings.clone()), stay: None };
         let given = given.when(arrive).then();
-        assert_eq!(given.state().staff.untold.keys().collect::<Vec<_>>(), [&UserId(5)]);
+        assert_eq!(given.state().staff.untold.keys().collect::<Vec<_>>(), [&ADA]);
         let details = given.state().details.as_ref().unwrap();
         assert_eq!((details.name.as_str(), &details.settings), ("Acme's copy", &settings));
         let nobody = Arrive { name: None, settings: None, stay: None };
@@ -85,13 +82,10 @@ mod tests {
 
     #[test]
     fn who_has_left_what_it_is_a_copy_of_is_no_member_of_the_copy() {
-        let (name, owner_role) = ("Acme".to_owned(), OWNER_ROLE.to_owned());
-        let (id, bob, ada) = (TenantId(5), UserId(6), UserId(7));
-        let create = Create { id, name, owner: bob, owner_role, direct: false };
-        let stay = Some(BTreeMap::from([(ada, OWNER_ROLE.to_owned())]));
+        let stay = Some(BTreeMap::from([(ADA, OWNER_ROLE.to_owned())]));
         let arrive = Arrive { name: None, settings: None, stay };
-        let given = Given::<Tenant>::nothing().when(create).then().when(arrive).then();
+        let given = tenant(ACME, BOB).when(arrive).then();
         let members = &given.state().details.as_ref().unwrap().members;
-        assert_eq!(members.keys().collect::<Vec<_>>(), [&ada]);
+        assert_eq!(members.keys().collect::<Vec<_>>(), [&ADA]);
     }
 }

@@ -21,11 +21,20 @@ pub(super) fn acme() -> Given<Tenant> {
 
 /// A tenant of Ada's, with Bob in a role.
 pub(super) fn acme_with(role: &str) -> Given<Tenant> {
+    with_bob(tenant(ACME, ADA), role)
+}
+
+/// A tenant of somebody's: their own, if it has their number.
+pub(super) fn tenant(id: TenantId, owner: UserId) -> Given<Tenant> {
     let (name, owner_role) = ("Acme".to_owned(), OWNER_ROLE.to_owned());
-    let create = Create { id: ACME, name, owner: ADA, owner_role, direct: false };
+    let direct = id == owner.direct_tenant();
+    Given::nothing().when(Create { id, name, owner, owner_role, direct }).then()
+}
+
+/// The same tenant, with Bob in a role.
+pub(super) fn with_bob(given: Given<Tenant>, role: &str) -> Given<Tenant> {
     let (role, rights) = (role.to_owned(), Scopes::all());
-    let add = AddMember { user: BOB, role, rights, is_new: true };
-    Given::nothing().when(create).then().when(add).then()
+    given.when(AddMember { user: BOB, role, rights, is_new: true }).then()
 }
 
 /// The terms of a role with these scopes.

@@ -126,49 +126,34 @@ impl Handle<Dissolve> for Tenant {
 #[cfg(test)]
 mod tests {
     use supervision::testkit::Given;
-    use types::Scopes;
 
-    use super::super::{AddMember, Create, OWNER_ROLE, SetActive, TenantEffect};
+    use super::super::fixtures::{ACME, ADA, acme_with, tenant, with_bob};
+    use super::super::{SetActive, TenantEffect};
     use super::*;
-
-    const ADA: UserId = UserId(5);
-    const BOB: UserId = UserId(6);
-    const ACME: TenantId = TenantId(50);
-
-    fn tenant(id: TenantId) -> Given<Tenant> {
-        let direct = id == ADA.direct_tenant();
-        let (name, owner_role) = ("Acme".to_owned(), OWNER_ROLE.to_owned());
-        Given::nothing().when(Create { id, name, owner: ADA, owner_role, direct }).then()
-    }
-
-    fn with_bob(given: Given<Tenant>, role: &str) -> Given<Tenant> {
-        let (role, rights) = (role.to_owned(), Scopes::all());
-        given.when(AddMember { user: BOB, role, rights, is_new: true }).then()
-    }
 
     #[test]
     fn whoever_is_erased_leaves_unless_others_would_stay_without_an_owner() {
         let depart = |given: Given<Tenant>| given.when(Depart { user: ADA });
-        assert_eq!(depart(with_bob(tenant(ACME), "viewer")).refused().0, "last_owner");
-        let own = with_bob(tenant(ADA.direct_tenant()), "owner");
+        assert_eq!(depart(acme_with("viewer")).refused().0, "last_owner");
+        let own = with_bob(tenant(ADA.direct_tenant(), ADA), "owner");
         assert_eq!(depart(own).refused().0, "last_owner");
-        let then = depart(with_bob(tenant(ACME), "owner"));
+        let then = depart(acme_with("owner"));
         assert_eq!(then.outcome, Ok((Departure::OthersStay, 0)));
         let then = depart(then.given);
         assert_eq!(then.outcome, Ok((Departure::Elsewhere, 0)));
         assert!(then.events.is_empty());
-        let then = depart(tenant(ADA.direct_tenant()));
+        let then = depart(tenant(ADA.direct_tenant(), ADA));
         assert_eq!((then.outcome, then.events.len()), (Ok((Departure::Own, 0)), 0));
-        let then = depart(tenant(ACME));
+        let then = depart(tenant(ACME, ADA));
         assert_eq!(then.outcome, Ok((Departure::NobodyStays, 1)));
         assert!(then.effects.contains(&TenantEffect::RaiseEpoch { tenant: ACME, epoch: 1 }));
         assert!(!then.given.state().is_active(), "nobody is left to switch it on");
-        assert_eq!(depart(tenant(TenantId::SYSTEM)).refused().0, "last_owner");
+        assert_eq!(depart(tenant(TenantId::SYSTEM, ADA)).refused().0, "last_owner");
     }
 
     #[test]
     fn a_tenant_is_dissolved_once_it_is_off() {
-        let given = with_bob(tenant(ACME), "viewer");
+        let given = acme_with("viewer");
         let (code, given) = given.when(Dissolve {}).refused();
         assert_eq!(code, "active");
         let given = given.when(SetActive { active: false }).then();

@@ -3,8 +3,8 @@
 use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
-use supervision::{Class, Command, Handle, Refusal, Turn};
-use types::{Scopes, UserId};
+use supervision::{Class, Command, Handle, Origin, Refusal, System, Turn};
+use types::{Scopes, TenantId, UserId};
 
 use super::{
     Details, GrantsSet, MEMBERS_MAX, MemberRemoved, MemberSet, MemberTerms, Tenant, TenantEvent,
@@ -40,6 +40,20 @@ pub(crate) struct Untold {
     pub since: u64,
     /// What the user is; `None` for no member.
     pub membership: Option<Membership>,
+}
+
+/// Whether somebody belongs to a tenant and is not switched off in it. To one that is not there, or
+/// was erased, nobody does.
+pub async fn is_member(
+    system: &System,
+    tenant: TenantId,
+    user: UserId,
+    origin: Origin,
+) -> Result<bool, Refusal> {
+    let look = move |tenant: &Tenant| Some(tenant.membership(user).is_some());
+    let tenants = system.directory::<Tenant>();
+    let found = tenants.look(&Tenant::address(tenant), origin, look).await;
+    Ok(crate::unless_erased(found)?.unwrap_or_default())
 }
 
 impl Tenant {
