@@ -1,16 +1,17 @@
 //! Wallets: ledger, holds, grants, plans.
 //!
 //! A tenant has one [`wallet`]. Whatever spends goes through it and through nothing else, so that
-//! its books balance by themselves. [`numbers`] hands out integer ids, [`plans`] is the catalogue, [`charging`] the port over which
-//! what a plan costs is collected;
-//! [`sign_up`] makes a person a user with a tenant and a wallet, [`new_member`] one whom another
-//! tenant has asked for; [`verification`] is what the
-//! e-mail address is good for once it is verified.
+//! its books balance by themselves. [`numbers`] hands out integer ids, [`plans`] is the catalogue,
+//! [`charging`] the port over which what a plan costs is collected, [`payments`] how money comes
+//! in; [`sign_up`] makes a person a user with a tenant and a wallet, [`new_member`] one whom
+//! another tenant has asked for; [`verification`] is what the e-mail address is good for once it is
+//! verified.
 
 pub mod charging;
 pub mod farewell;
 pub mod new_member;
 pub mod numbers;
+pub mod payments;
 pub mod plans;
 pub mod sign_up;
 pub mod tell;
@@ -21,7 +22,7 @@ use supervision::system::SystemBuilder;
 
 /// Registers this crate's kinds.
 pub fn register(builder: SystemBuilder) -> SystemBuilder {
-    builder
+    payments::register(builder)
         .kind::<wallet::Wallet>()
         .kind::<numbers::Numbers>()
         .kind::<sign_up::SignUp>()

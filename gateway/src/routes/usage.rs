@@ -131,7 +131,11 @@ async fn usage(
 }
 
 /// A member of the tenant that the service acts in: without one, the user's own. 404 for others.
-async fn member(app: &App, entered: &Entered, text: &str) -> Result<(TenantId, UserId), Refusal> {
+pub(super) async fn member(
+    app: &App,
+    entered: &Entered,
+    text: &str,
+) -> Result<(TenantId, UserId), Refusal> {
     let user: UserId = text.parse().map_err(|_| Refusal::not_found("user"))?;
     let named = entered.caller.tenant;
     let tenant = if named == TenantId::SYSTEM { user.direct_tenant() } else { named };
