@@ -125,6 +125,29 @@ pub struct ServeArgs {
     /// A file whose first line is that key
     #[arg(long, env = "BAILIWICK_AI_KEY_FILE", conflicts_with = "ai_key")]
     pub ai_key_file: Option<PathBuf>,
+    /// The secret key of the account at Stripe that payments go to; without it the embedded sandbox
+    /// takes their place, and no money moves
+    #[arg(
+        long,
+        env = "BAILIWICK_STRIPE_SECRET_KEY",
+        hide_env_values = true,
+        requires = "stripe_publishable_key"
+    )]
+    #[serde(skip)]
+    pub stripe_secret_key: Option<Hidden>,
+    /// A file whose first line is that key
+    #[arg(long, env = "BAILIWICK_STRIPE_SECRET_KEY_FILE", conflicts_with = "stripe_secret_key")]
+    pub stripe_secret_key_file: Option<PathBuf>,
+    /// The key of that account that payers' programs may know
+    #[arg(long, env = "BAILIWICK_STRIPE_PUBLISHABLE_KEY")]
+    pub stripe_publishable_key: Option<String>,
+    /// What that account signs the events with that it sends to /v1/webhooks/stripe
+    #[arg(long, env = "BAILIWICK_STRIPE_WEBHOOK_SECRET", hide_env_values = true)]
+    #[serde(skip)]
+    pub stripe_webhook_secret: Option<Hidden>,
+    /// Where Stripe is reached
+    #[arg(long, env = "BAILIWICK_STRIPE_API_BASE", default_value = "https://api.stripe.com")]
+    pub stripe_api_base: String,
     /// How browsers reach this server: links in mails begin with it, and passkeys are bound to it;
     /// without it, where it listens, and for passkeys `localhost`
     #[arg(long, env = "BAILIWICK_PUBLIC_URL")]
@@ -273,6 +296,9 @@ impl ServeArgs {
             ai_url,
             ai_model,
             ai_key_file,
+            stripe_secret_key_file,
+            stripe_publishable_key,
+            stripe_api_base,
             operator_email,
             public_url,
             mail_from,

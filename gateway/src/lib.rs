@@ -27,6 +27,7 @@ pub mod once;
 pub mod openapi;
 pub mod pace;
 pub mod paging;
+pub mod payments;
 pub mod places;
 pub mod portability;
 pub mod problem;

@@ -200,6 +200,7 @@ fn banner(args: &ServeArgs, running: &Running) {
     say(&format!("  docs     {url}/docs"));
     say(&format!("  data     {}", args.data_dir.display()));
     say(&format!("  mail     {}", running.app.system.port::<PostOffice>().mailer_name()));
+    say(&format!("  payments {}", gateway::payments::said(&running.app.system)));
     let Some(first) = &running.first_start else { return };
     say("First start. This is shown once:");
     say(&format!("  operator       {}", args.operator_email));

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use activity::feed::{Feed, Tellers};
 use activity::operator_act::{self, Noted};
+use billing::payments::Payments;
 use confirmations::Executors;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use extensions::Outside;
@@ -47,7 +48,7 @@ use crate::mail::{self, MailError};
 use crate::metrics::Metrics;
 use crate::tls::{Tls, TlsError};
 use crate::webhook_limits::WebhookLimits;
-use crate::{archive, routes, server};
+use crate::{archive, payments, routes, server};
 
 /// How often reminders are looked at.
 const REMINDERS_PERIOD: Duration = Duration::from_millis(50);
@@ -109,6 +110,9 @@ pub enum StartError {
     /// Prompts cannot be completed as the settings say.
     #[error("--ai-url or its key cannot be used: {0}")]
     Model(String),
+    /// Payments cannot be taken as the settings say.
+    #[error("the settings for Stripe cannot be used: {0}")]
+    Payments(String),
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -127,6 +131,7 @@ impl StartError {
             Self::Open(_) | Self::Keys(_) | Self::Engine(_) => 78,
             Self::MasterKey | Self::MasterKeyMissing(_) => 78,
             Self::Mail(_) | Self::PublicUrl(_) | Self::Tls(_) | Self::Model(_) => 78,
+            Self::Payments(_) => 78,
             Self::Read(_) => 74,
             Self::Refused(_) | Self::Hasher(_) | Self::Supervisor(_) => 70,
         }
@@ -271,8 +276,11 @@ pub async fn start(args: &ServeArgs) -> Result<Running, StartError> {
     let master = master_key(&args.data_dir, args.master_key.as_ref())?;
     let identity = new_identity(args, &master)?;
     let journal = open_journal(args, &master)?;
+    let public_url = post_office.public_url().to_owned();
     let builder = System::builder(SystemOptions::new(journal)).port(post_office);
+    let builder = payments::put_in(args, builder, &public_url).map_err(StartError::Payments)?;
     let built = build(args, builder, &identity, &master)?;
+    payments::attach(&built.system);
     run(args, Opened { listener, address, tls, fresh, lock, master, identity }, built).await
 }
 
@@ -407,6 +415,8 @@ async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, 
     }
     let apps = system.port::<Storefront>().load(&system);
     tracing::debug!(apps, "the shop window is laid out");
+    let buying = system.port::<Payments>().load(&system);
+    tracing::debug!(buying, "tenants whose credits are bought by themselves");
     let recovered = system.recover()?;
     let (service_token, derived) = service_token(args, &master)?;
     let (stop, stopping) = watch::channel(false);
@@ -468,10 +478,12 @@ async fn note_accepted_loss(system: &System, hash: &str) -> Result<(), Refusal> 
 fn tellers() -> Tellers {
     Tellers::default()
         .with("app", control::tell::tell)
+        .with("billing_account", billing::payments::tell::tell_account)
         .with("confirmation", confirmations::tell)
         .with("earnings", market::tell::tell_earnings)
         .with("install", market::tell::tell_install)
         .with("listing", market::tell::tell_listing)
+        .with("payment", billing::payments::tell::tell_payment)
         .with("extension_session", extensions::tell)
         .with("session", identity::tell::tell_session)
         .with("subscription", billing::subscription::tell::tell)
@@ -497,6 +509,7 @@ fn describers() -> activity::Describers {
         .with("erasure", identity::erasure::describe)
         .with("install", market::tell::describe_install)
         .with("listing", market::tell::describe_listing)
+        .with("payment", billing::payments::tell::describe_payment)
         .with("subscription", billing::subscription::tell::describe)
 }
 
@@ -525,7 +538,7 @@ fn first_start(
 /// The system's own actors.
 fn supervisor(app: &App, board: Board, keep_days: u32) -> Supervisor {
     let (reminders, sweeper, housekeeper) = (app.clone(), app.clone(), app.clone());
-    let (archiver, bookkeeper) = (app.clone(), app.clone());
+    let (archiver, bookkeeper, buyer) = (app.clone(), app.clone(), app.clone());
     let turnstile = app.admission.turnstile().clone();
     let children = vec![
         periodic("reminders", REMINDERS_PERIOD, move || {
@@ -552,6 +565,10 @@ fn supervisor(app: &App, board: Board, keep_days: u32) -> Supervisor {
                 let books = app.system.port::<Bookkeeper>();
                 while books.run(&app.system).await {}
             }
+        }),
+        periodic("top up", billing::payments::auto_top_up::PERIOD, move || {
+            let app = buyer.clone();
+            async move { app.system.port::<Payments>().top_up_what_is_low(&app.system).await }
         }),
         periodic("archiver", archive::ARCHIVE_PERIOD, move || {
             let app = archiver.clone();

@@ -9,6 +9,7 @@
 
 pub mod child;
 mod events;
+pub mod stripe;
 
 pub use events::{Event, EventStream};
 

@@ -14,6 +14,8 @@
 
 #[path = "crash/deciding.rs"]
 mod deciding;
+#[path = "crash/paying.rs"]
+mod paying;
 #[path = "crash/race.rs"]
 mod race;
 #[path = "crash/tasks.rs"]

@@ -140,3 +140,6 @@ mod tasks;
 
 #[path = "journeys/agencies.rs"]
 mod agencies;
+
+#[path = "journeys/payments.rs"]
+mod payments;

@@ -72,6 +72,7 @@ pub const SCOPES: &[KnownScope] = &[
     scope("tenants:write", "Change the tenant's name and settings"),
     scope("tenants:delete", "Switch the tenant off"),
     scope("wallet:limits", "Set what may be spent, by whom and on what"),
+    scope("wallet:pay", "Buy credits, and keep payment methods"),
     scope("wallet:plan", "Choose the plan, change it and end it"),
     scope("wallet:read", "See the wallet, its holds and its ledger"),
     scope("wallet:spend", "Spend and hold credits"),

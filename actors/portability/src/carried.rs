@@ -19,6 +19,7 @@
 //! | `numbers`, `signing_keys`, `operator_act` | no | the installation's |
 //! | `agency`, `agency_member` | no | the installation's |
 //! | `tenant_import`, `sandbox`, `sandboxes` | no | about the installation |
+//! | `payment`, `billing_account`, `sandbox_customer` | no | what is at a provider's stays |
 //! | `listing`, `install`, `earnings` | no | reviews, installs and payouts of the installation |
 //!
 //! The integer ids of the ledger's lines are the installation's, and are given anew. The plan that

@@ -187,6 +187,8 @@ ids! {
     TransactionId("txn");
     /// An agent.
     AgentId("agt");
+    /// A payment: money that is to come in.
+    PaymentId("pay");
 }
 
 impl TenantId {

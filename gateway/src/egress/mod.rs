@@ -14,12 +14,13 @@ mod connector;
 mod guard;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT};
-use axum::http::{HeaderName, HeaderValue, Request};
+use axum::http::{HeaderName, HeaderValue, Method, Request};
 use extensions::outgoing::{Answered, Outgoing, Post, PostError};
 use futures::future::BoxFuture;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -74,11 +75,18 @@ impl Outgoing for Egress {
     }
 
     fn post(&self, post: Post) -> BoxFuture<'static, Result<Answered, PostError>> {
+        self.send(Method::POST, post)
+    }
+}
+
+impl Egress {
+    /// [`Outgoing::post`] by any method.
+    fn send(&self, method: Method, post: Post) -> BoxFuture<'static, Result<Answered, PostError>> {
         let (rules, client) = (Arc::clone(&self.rules), self.client.clone());
         Box::pin(async move {
             rules.target_of(&post.url).map_err(PostError::Forbidden)?;
             let ends = post.ends.into();
-            match tokio::time::timeout_at(ends, exchange(client, post)).await {
+            match tokio::time::timeout_at(ends, exchange(client, method, post)).await {
                 Ok(answered) => answered,
                 Err(_) => Err(PostError::Unanswered("no whole answer came in time".to_owned())),
             }
@@ -88,11 +96,13 @@ impl Outgoing for Egress {
 
 async fn exchange(
     client: Client<Connector, Full<Bytes>>,
+    method: Method,
     post: Post,
 ) -> Result<Answered, PostError> {
     let Post { url, headers, body, answer_bytes_max, .. } = post;
     let unfit = || PostError::Forbidden("the request cannot be put into words".to_owned());
-    let mut request = Request::post(url).body(Full::from(body)).map_err(|_| unfit())?;
+    let request = Request::builder().method(method).uri(url);
+    let mut request = request.body(Full::from(body)).map_err(|_| unfit())?;
     let json = HeaderValue::from_static("application/json");
     let own = [
         (CONTENT_TYPE, json.clone()),

@@ -40,21 +40,26 @@ mod operator_actors;
 mod operator_flights;
 mod operator_users;
 mod password;
+mod payment_methods;
+mod payments;
 mod payouts;
 mod portability;
 mod portal;
 mod probes;
 mod roles;
+mod sandbox_pages;
 mod scopes;
 mod secrets;
 mod sessions;
 mod signing_keys;
 mod statement;
 mod store;
+mod stripe;
 mod subscriptions;
 mod tasks;
 mod tenants;
 mod tickets;
+mod topups;
 mod usage;
 mod users;
 mod webhooks;
@@ -101,6 +106,10 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(billing::router())
         .merge(limits::router())
         .merge(usage::router())
+        .merge(topups::router())
+        .merge(payment_methods::router())
+        .merge(payments::router())
+        .merge(stripe::router())
         .merge(subscriptions::router())
         .merge(of_the_portal())
         .merge(installs::router())
@@ -162,6 +171,7 @@ pub fn router(app: App) -> Router {
         .merge(confirmation_page::router())
         .merge(oauth_page::router())
         .merge(mail_pages::router())
+        .merge(sandbox_pages::router())
         .route_layer(MapRequestLayer::new(note_route))
         .fallback(|| async { Problem::no_route() })
         .method_not_allowed_fallback(|| async {

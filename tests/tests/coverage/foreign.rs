@@ -103,6 +103,21 @@ struct Things {
     task: String,
     scope: String,
     agency: String,
+    card: String,
+    intent: String,
+}
+
+/// A card at the sandbox payment provider, of another sort for each, and an intent.
+async fn paying(api: &Api, user: &User, name: &str) -> (String, String) {
+    let card = if name == "bob" { "pm_sandbox_action" } else { "pm_sandbox_visa" };
+    let setup = api.post("/v1/billing/payment-methods/setup", &json!({})).as_user(user);
+    let secret = text(&setup.send().await.ok(200)["client_secret"]);
+    let page = api.request(Method::POST, &format!("/sandbox/checkout/{secret}"));
+    let page = page.body("application/x-www-form-urlencoded", format!("method={card}"));
+    assert_eq!(page.send().await.status, 200);
+    let order = json!({"tokens": 5_000, "price_cents": 500});
+    let begun = api.post("/v1/billing/topup", &order).as_user(user).send().await.ok(200);
+    (card.to_owned(), text(&begun["payment_intent_id"]))
 }
 
 /// An agency that the user belongs to.
@@ -150,6 +165,7 @@ async fn things(server: &Server, name: &str) -> Things {
     let scope = json!({"resource": format!("reports-of-{name}"), "action": "export"});
     let scope = api.post("/v1/scopes", &scope).as_user(&user).send().await.ok(201);
     let agency = agency_of(api, &user, name).await;
+    let (card, intent) = paying(api, &user, name).await;
     let id = |value: &Value| value["id"].as_str().unwrap().to_owned();
     let scope = id(&scope);
     let (hold, role, invitation) = (id(&hold.ok(201)), id(&role), id(&invitation));
@@ -173,6 +189,8 @@ async fn things(server: &Server, name: &str) -> Things {
         task,
         scope,
         agency,
+        card,
+        intent,
     }
 }
 
@@ -223,6 +241,10 @@ impl Matrix {
         id("", "confirmation_id", |it| &it.confirmation);
         id("", "scope_id", |it| &it.scope);
         id("", "agency_id", |it| &it.agency);
+        id("", "pm_id", |it| &it.card);
+        id("", "payment_method_id", |it| &it.card);
+        id("", "payment_intent_id", |it| &it.intent);
+        id("", "uid", |it| &it.user.id);
         id("/v1/api-keys/", "id", |it| &it.key);
         id("/v1/auth/me/factors/", "id", |it| &it.factor);
         id("/v1/auth/sessions/", "id", |it| &it.session);
