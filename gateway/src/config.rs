@@ -42,7 +42,8 @@ pub struct ServeArgs {
     #[arg(long, env = "BAILIWICK_KEEP", value_name = "DAYS", default_value_t = 90,
           value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub keep: u32,
-    /// For development: e-mail links are printed, private upstream addresses are allowed
+    /// For development: e-mail links are printed, private upstream addresses are allowed, payments
+    /// are the sandbox's
     #[arg(long, env = "BAILIWICK_DEV")]
     pub dev: bool,
     /// Sign user tokens with EdDSA instead of RS256
@@ -125,8 +126,10 @@ pub struct ServeArgs {
     /// A file whose first line is that key
     #[arg(long, env = "BAILIWICK_AI_KEY_FILE", conflicts_with = "ai_key")]
     pub ai_key_file: Option<PathBuf>,
-    /// The secret key of the account at Stripe that payments go to; without it the embedded sandbox
-    /// takes their place, and no money moves
+    /// Take payments by the embedded sandbox, in which no money moves; implied by --dev
+    #[arg(long, env = "BAILIWICK_SANDBOX_PAYMENTS")]
+    pub sandbox_payments: bool,
+    /// The secret key of the account at Stripe that payments go to
     #[arg(
         long,
         env = "BAILIWICK_STRIPE_SECRET_KEY",
@@ -296,6 +299,7 @@ impl ServeArgs {
             ai_url,
             ai_model,
             ai_key_file,
+            sandbox_payments,
             stripe_secret_key_file,
             stripe_publishable_key,
             stripe_api_base,

@@ -1,4 +1,5 @@
-//! Which payment provider the settings name: Stripe with a secret key, else the embedded sandbox.
+//! Which payment provider the settings name: Stripe with a secret key, else the embedded sandbox if
+//! the settings want it, else none.
 
 use std::sync::Arc;
 
@@ -6,6 +7,8 @@ use billing::payments::Payments;
 use billing::payments::provider::PaymentProvider;
 use billing::payments::sandbox::Sandbox;
 use billing::payments::stripe::{Stripe, StripeSettings};
+use billing::payments::unconfigured::Unconfigured;
+use billing::subscription::collecting::Collector;
 use extensions::outgoing::Outgoing as _;
 use supervision::System;
 use supervision::system::SystemBuilder;
@@ -32,11 +35,20 @@ pub(crate) fn put_in(
     builder: SystemBuilder,
     public_url: &str,
 ) -> Result<SystemBuilder, String> {
-    let Some(secret_key) = secret_key(args)? else {
-        let sandbox = Arc::new(Sandbox::new(public_url));
-        let provider: Arc<dyn PaymentProvider> = sandbox.clone();
-        return Ok(builder.port(sandbox).port(Arc::new(Payments::new(provider, public_url))));
+    let (builder, provider): (_, Arc<dyn PaymentProvider>) = match secret_key(args)? {
+        Some(secret_key) => (builder, Arc::new(stripe(args, secret_key)?)),
+        None if args.dev || args.sandbox_payments => {
+            let sandbox = Arc::new(Sandbox::new(public_url));
+            (builder.port(sandbox.clone()), sandbox)
+        }
+        None => (builder, Arc::new(Unconfigured)),
     };
+    let payments = Arc::new(Payments::new(provider, public_url));
+    let collector = Collector::new(payments.clone());
+    Ok(builder.port(payments).port(collector))
+}
+
+fn stripe(args: &ServeArgs, secret_key: Zeroizing<String>) -> Result<Stripe, String> {
     if secret_key.is_empty() {
         return Err("the secret key is empty".to_owned());
     }
@@ -53,8 +65,7 @@ pub(crate) fn put_in(
     egress.check(&format!("{}/v1", api_base.trim_end_matches('/')))?;
     let webhook_secret = Zeroizing::new(webhook_secret);
     let settings = StripeSettings { secret_key, publishable_key, webhook_secret, api_base };
-    let stripe = Arc::new(Stripe::new(Arc::new(egress), settings));
-    Ok(builder.port(Arc::new(Payments::new(stripe, public_url))))
+    Ok(Stripe::new(Arc::new(egress), settings))
 }
 
 /// Hands them the system, and what the start must know.
@@ -66,8 +77,9 @@ pub(crate) fn attach(system: &Arc<System>) {
 pub fn said(system: &System) -> String {
     let payments = system.port::<Payments>();
     let provider = payments.provider();
-    if provider.is_real() {
-        return provider.name().to_owned();
+    match provider.name() {
+        "none" => "none: see --stripe-secret-key and --sandbox-payments".to_owned(),
+        name if provider.is_real() => name.to_owned(),
+        name => format!("{name}: no money moves"),
     }
-    format!("{}: no money moves", provider.name())
 }

@@ -46,6 +46,7 @@ pub fn settings(folder: &Path) -> ServeArgs {
         data_dir: folder.to_owned(),
         anonymous_rate: 1_000_000,
         explorer_apps: 100,
+        sandbox_payments: true,
         operator_email: OPERATOR.to_owned(),
         operator_password: Some(Hidden(PASSWORD.to_owned())),
         service_token: Some(Hidden(SERVICE_TOKEN.to_owned())),

@@ -7,7 +7,8 @@
 //! [`auto_top_up`] who buys them by itself, [`collect`] how plans are paid. [`sandbox`] is a
 //! provider that moves no money and is part of the server; [`stripe`] is one that does.
 //!
-//! What plans know is asked over [`Plans`], and what they wait for told over [`ChargeVerdicts`].
+//! Without a provider ([`unconfigured`]) nothing can be bought. What subscriptions wait for is told
+//! over [`ChargeVerdicts`].
 
 pub mod account;
 pub mod auto_top_up;
@@ -21,6 +22,7 @@ pub mod standing;
 pub mod stripe;
 pub mod tell;
 pub mod top_up;
+pub mod unconfigured;
 
 #[cfg(test)]
 mod golden;
@@ -36,6 +38,7 @@ use supervision::{Class, Origin, Refusal, System};
 use types::{Page, PaymentId, TenantId, home_of, rfc3339};
 
 use crate::charging::Charged;
+use crate::subscription::collecting::settle;
 use account::BillingAccount;
 use auto_top_up::AutoTopUps;
 use payment::{Asked, Begin, PAYMENT_FAMILY, Payment, PaymentLine, PaymentView, Tell, row_prefix};
@@ -49,62 +52,31 @@ pub const ORDER_WAIT: Duration = Duration::from_secs(30);
 /// How many looks at intents may be under way at once.
 const LOOKS_AT_ONCE: usize = 256;
 
-/// What payments ask plans.
-pub trait Plans: Send + Sync + 'static {
-    /// Whether a tenant's plan is paid by card, so that its only card cannot go.
-    fn needs_a_card(
-        &self,
-        tenant: TenantId,
-        origin: Origin,
-    ) -> BoxFuture<'static, Result<bool, Refusal>>;
-
-    /// How many credits a tenant's plan brings each period: what "low" is measured by.
-    fn included_tokens(
-        &self,
-        tenant: TenantId,
-        origin: Origin,
-    ) -> BoxFuture<'static, Result<i64, Refusal>>;
-}
-
-/// Everybody is on a plan that costs nothing.
-pub struct NoPlans;
-
-impl Plans for NoPlans {
-    fn needs_a_card(&self, _: TenantId, _: Origin) -> BoxFuture<'static, Result<bool, Refusal>> {
-        async { Ok(false) }.boxed()
-    }
-
-    fn included_tokens(&self, _: TenantId, _: Origin) -> BoxFuture<'static, Result<i64, Refusal>> {
-        async { Ok(0) }.boxed()
-    }
-}
-
 /// Who is told what became of a charge that was not decided when it was asked for.
 pub trait ChargeVerdicts: Send + Sync + 'static {
     /// Takes it in; a repetition changes nothing. A refusal has it told again later.
     fn settled(
         &self,
-        tenant: TenantId,
-        charge: u128,
+        system: Arc<System>,
+        charge: (TenantId, u128),
         charged: Charged,
         origin: Origin,
     ) -> BoxFuture<'static, Result<(), Refusal>>;
 }
 
-/// Nobody waits for one.
-pub struct NoVerdicts;
+/// Tells them to subscriptions.
+pub struct ToSubscriptions;
 
-impl ChargeVerdicts for NoVerdicts {
+impl ChargeVerdicts for ToSubscriptions {
     fn settled(
         &self,
-        tenant: TenantId,
-        _: u128,
+        system: Arc<System>,
+        (tenant, charge): (TenantId, u128),
         charged: Charged,
-        _: Origin,
+        origin: Origin,
     ) -> BoxFuture<'static, Result<(), Refusal>> {
-        let succeeded = matches!(charged, Charged::Succeeded { .. });
-        tracing::info!(%tenant, succeeded, "a charge was decided that nobody waits for");
-        async { Ok(()) }.boxed()
+        let told = async move { settle(&system, tenant, charge, charged, origin).await };
+        told.boxed()
     }
 }
 
@@ -113,7 +85,6 @@ pub struct Payments {
     provider: Arc<dyn PaymentProvider>,
     terms: Terms,
     public_url: String,
-    plans: Arc<dyn Plans>,
     verdicts: Arc<dyn ChargeVerdicts>,
     /// One look at an intent at a time: by the digest of its id.
     looks: Vec<tokio::sync::Mutex<()>>,
@@ -140,18 +111,11 @@ impl Payments {
             provider,
             terms: Terms::default(),
             public_url: public_url.trim_end_matches('/').to_owned(),
-            plans: Arc::new(NoPlans),
-            verdicts: Arc::new(NoVerdicts),
+            verdicts: Arc::new(ToSubscriptions),
             looks: (0..LOOKS_AT_ONCE).map(|_| tokio::sync::Mutex::default()).collect(),
             auto: AutoTopUps::default(),
             system: OnceLock::new(),
         }
-    }
-
-    /// With what knows the plans.
-    #[must_use]
-    pub fn with_plans(self, plans: Arc<dyn Plans>) -> Self {
-        Self { plans, ..self }
     }
 
     /// With who waits for verdicts.
@@ -179,11 +143,6 @@ impl Payments {
     /// What credits cost.
     pub fn terms(&self) -> &Terms {
         &self.terms
-    }
-
-    /// What knows the plans.
-    pub fn plans(&self) -> &Arc<dyn Plans> {
-        &self.plans
     }
 
     /// Where the provider's pages lead back to.

@@ -5,6 +5,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use billing::plan_limits::Plans;
 use billing::payments::account::{
     BillingAccount, Conclude, NoteMethods, PROFILE_CHARACTERS_MAX, Profile, SetProfile,
 };
@@ -148,7 +149,7 @@ async fn delete_method(
     let origin = app.origin(&entered.caller, entered.request);
     let (customer, methods) = kept(&app, &entered, &pm_id).await?;
     let is_only = methods.len() == 1;
-    if is_only && payments.plans().needs_a_card(tenant, origin.clone()).await? {
+    if is_only && Plans(&app.system).needs_card(tenant, origin.clone()).await? {
         let message = "this is the only card, and the plan is paid by it; add another first";
         return Err(Refusal::conflict("card_needed", message).into());
     }

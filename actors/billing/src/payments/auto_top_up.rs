@@ -26,6 +26,7 @@ use super::payment::{Payment, Purpose};
 use super::provider::Way;
 use super::standing::Status;
 use super::top_up::{self, Tier};
+use crate::plan_limits::Plans;
 use crate::wallet::{Wallet, wallet_address};
 
 /// How often wallets are looked at that have changed.
@@ -160,7 +161,7 @@ impl Payments {
         let look = move |wallet: &Wallet| wallet.balance(now);
         let wallets = system.directory::<Wallet>();
         let balance = wallets.look(&wallet_address(tenant), origin.clone(), look).await?;
-        let included = self.plans.included_tokens(tenant, origin.clone()).await?;
+        let included = Plans(system).plan(tenant, origin.clone()).await?.included_tokens;
         let full = i128::from(included.max(recharge_tokens));
         let is_low = i128::from(balance.balance) * 100 < full * i128::from(threshold_pct);
         if !is_low || self.check_real(system, tenant).is_err() {

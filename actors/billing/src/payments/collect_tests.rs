@@ -27,8 +27,8 @@ struct Told {
 impl ChargeVerdicts for Told {
     fn settled(
         &self,
-        tenant: TenantId,
-        charge: u128,
+        _: Arc<System>,
+        (tenant, charge): (TenantId, u128),
         charged: Charged,
         _: Origin,
     ) -> BoxFuture<'static, Result<(), Refusal>> {

@@ -137,6 +137,12 @@ async fn verdict(
     }
     let (tenant, charge) = (view.asked.tenant, view.asked.id.0);
     let verdict = charged(&view, system.journal().keys());
-    payments.verdicts.settled(tenant, charge, verdict, origin.clone()).await?;
+    let told = payments.verdicts.settled(
+        payments.system()?,
+        (tenant, charge),
+        verdict,
+        origin.clone(),
+    );
+    told.await?;
     system.directory::<Payment>().ask(address, NoteTold, origin.clone()).await
 }

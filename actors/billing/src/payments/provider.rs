@@ -29,6 +29,9 @@ pub enum ProviderError {
     /// It knows no such thing.
     #[error("the provider does not know it")]
     NotFound,
+    /// There is none.
+    #[error("no payment provider is set up")]
+    Unconfigured,
     /// Whether it did it is not known; asking again with the same key settles it.
     #[error("the provider did not answer as it should: {0}")]
     Unknown(String),
@@ -43,6 +46,10 @@ impl From<ProviderError> for Refusal {
                 Self::new(Class::Conflict, "provider_refused", message).with_facts(&facts)
             }
             ProviderError::NotFound => Self::not_found("payment"),
+            ProviderError::Unconfigured => {
+                let message = "this server takes no payments: it was told of no provider";
+                Self::conflict("payments_not_configured", message)
+            }
             ProviderError::Unknown(_) => unreachable_now(),
         }
     }
@@ -212,7 +219,7 @@ pub enum NewsError {
 
 /// Moves money.
 pub trait PaymentProvider: Send + Sync + 'static {
-    /// `sandbox` or `stripe`.
+    /// `none`, `sandbox` or `stripe`.
     fn name(&self) -> &'static str;
 
     /// The key that the payer's program may know.
