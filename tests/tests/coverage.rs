@@ -35,6 +35,7 @@ const UNDOCUMENTED: &[&str] = &[
     "/openapi/{name}",
     "/readyz",
     "/reset-password",
+    "/v1/health",
     "/v1/openapi.json",
     "/verify-email",
 ];

@@ -45,6 +45,12 @@ mod limits;
 #[path = "journeys/apps.rs"]
 mod apps;
 
+#[path = "journeys/audit.rs"]
+mod audit;
+
+#[path = "journeys/registry.rs"]
+mod registry;
+
 #[path = "journeys/confirmations.rs"]
 mod confirmations;
 

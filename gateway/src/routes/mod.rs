@@ -4,6 +4,7 @@ mod accounts;
 mod actions;
 mod admin_apps;
 mod agencies;
+mod audit;
 mod auth;
 mod backups;
 mod billing;
@@ -41,6 +42,8 @@ mod payouts;
 mod portability;
 mod portal;
 mod probes;
+mod registry;
+mod registry_older;
 mod roles;
 mod scopes;
 mod secrets;
@@ -87,6 +90,8 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(payouts::router())
         .merge(marketplace::router())
         .merge(installs::router())
+        .merge(registry::router())
+        .merge(registry_older::router())
         .merge(admin_apps::router())
         .merge(hosts::router())
         .merge(calls::router())
@@ -98,6 +103,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(confirmations::router())
         .merge(tasks::router())
         .merge(actions::router())
+        .merge(audit::router())
         .merge(events::router())
         .merge(operator::router())
         .merge(tenants::router())
@@ -118,6 +124,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(portability::router())
         .split_for_parts();
     openapi::declare_keys(&mut document);
+    openapi::answers::declare(&mut document);
     (router, document)
 }
 
