@@ -28,8 +28,11 @@ const FAMILIES: &[(&str, &str, &str)] = &[
     ("/api/v1/auth/api-keys", "keys:read", "keys:write"),
     ("/v1/api-keys", "keys:read", "keys:write"),
     ("/v1/auth/sessions", "sessions:read", "sessions:write"),
+    ("/v1/apps", "developer:read", "developer:write"),
     ("/v1/billing", "wallet:read", "wallet:spend"),
+    ("/v1/catalog", "developer:read", "developer:write"),
     ("/v1/confirmations", "extensions:read", "extensions:write"),
+    ("/extensions", "developer:read", "developer:write"),
 ];
 /// Routes that a key needs no scope of their family for: the function that is called says what it
 /// needs.

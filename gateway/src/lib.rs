@@ -16,6 +16,7 @@ pub mod connection;
 pub mod console;
 pub mod demo;
 pub mod egress;
+pub mod exporting;
 pub mod extract;
 pub mod front;
 pub mod keys;

@@ -9,6 +9,8 @@ use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 
+pub mod answers;
+
 /// The names of the APIs, as operations are tagged.
 pub mod tag {
     /// The platform's gateway.
@@ -17,18 +19,23 @@ pub mod tag {
     pub const ACCOUNTS: &str = "accounts";
     /// Extension calls.
     pub const EXTENSIONS: &str = "extensions";
+    /// The registry.
+    pub const REGISTRY: &str = "registry";
     /// Agents.
     pub const AGENTS: &str = "agents";
     /// Operators.
     pub const OPERATOR: &str = "operator";
 }
 
-/// The documents by name, and which tags each has. `registry` and `broker` hold no operation
-/// of this version; their documents are there so that tools find them.
+/// The documents by name, and which tags each has. `broker` holds no operation of this version; its
+/// document is there so that tools find it.
 const DOCUMENTS: &[(&str, &[&str])] = &[
-    ("all", &[tag::GATEWAY, tag::ACCOUNTS, tag::EXTENSIONS, tag::AGENTS, tag::OPERATOR]),
+    (
+        "all",
+        &[tag::GATEWAY, tag::ACCOUNTS, tag::EXTENSIONS, tag::REGISTRY, tag::AGENTS, tag::OPERATOR],
+    ),
     ("auth-gateway", &[tag::GATEWAY, tag::EXTENSIONS]),
-    ("registry", &[]),
+    ("registry", &[tag::REGISTRY]),
     ("agents", &[tag::AGENTS]),
     ("broker", &[]),
     ("accounts", &[tag::ACCOUNTS]),
@@ -89,6 +96,11 @@ pub fn declare_keys(document: &mut utoipa::openapi::OpenApi) {
         "stripe_news",
         "cancel_task",
         "report_progress",
+        "hub_message",
+        "change_registry_app",
+        "put_tools",
+        "put_settings",
+        "put_extension",
         "cancel_flight",
         "cancel_task_of_tenant",
     ];

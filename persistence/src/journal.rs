@@ -477,6 +477,16 @@ impl Journal {
     /// Where in the home's chain to start looking for what was recorded at or after `time_ms`:
     /// at or a batch before the first such record.
     pub fn chain_seq_near(&self, home: Home, time_ms: i64) -> Result<u64, ReadError> {
+        let low = self.chain_seq_from(home, time_ms)?;
+        // The entry before may have begun earlier and still hold records of that time.
+        let (first, upto) = (layout::chain(home, 0), layout::chain(home, low));
+        let before = self.shared.engine.scan(&first, &upto, Direction::Backward, 1)?;
+        Ok(before.first().map_or(1, |(key, _)| layout::first_pos_of(key)))
+    }
+
+    /// The first number of the home's chain in a batch that began at or after `time_ms`; its last
+    /// number when there is none.
+    pub fn chain_seq_from(&self, home: Home, time_ms: i64) -> Result<u64, ReadError> {
         let (mut low, mut high) = (0, self.chain_head(home)?.chain_seq);
         let first = layout::chain(home, 0);
         while low < high {
@@ -490,10 +500,7 @@ impl Journal {
             let entry: ChainEntry = decode(&bytes, || format!("a chain of {}", home.0))?;
             if entry.time_ms < time_ms { low = middle + 1 } else { high = middle }
         }
-        // The entry before may have begun earlier and still hold records of that time.
-        let upto = layout::chain(home, low);
-        let before = self.shared.engine.scan(&first, &upto, Direction::Backward, 1)?;
-        Ok(before.first().map_or(1, |(key, _)| layout::first_pos_of(key)))
+        Ok(low)
     }
 
     /// Every home that has a chain, a page at a time: those after `after`.

@@ -38,6 +38,7 @@ const UNDOCUMENTED: &[&str] = &[
     "/reset-password",
     "/sandbox/checkout/{page_id}",
     "/sandbox/portal/{page_id}",
+    "/v1/health",
     "/v1/openapi.json",
     "/verify-email",
 ];

@@ -10,5 +10,8 @@ mod tidy;
 #[path = "hygiene/layering.rs"]
 mod layering;
 
+#[path = "hygiene/schemas.rs"]
+mod schemas;
+
 #[path = "hygiene/source.rs"]
 mod source;

@@ -48,6 +48,12 @@ mod plans;
 #[path = "journeys/apps.rs"]
 mod apps;
 
+#[path = "journeys/audit.rs"]
+mod audit;
+
+#[path = "journeys/registry.rs"]
+mod registry;
+
 #[path = "journeys/confirmations.rs"]
 mod confirmations;
 

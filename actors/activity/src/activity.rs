@@ -5,13 +5,16 @@
 //! to what the records say, so a filter that matches little costs many answers, never a long one.
 
 use data_encoding::HEXLOWER;
-use persistence::{ReadError, Record, VerifyError};
+use persistence::{Header, ReadError, Record, VerifyError};
 use supervision::{Class, Refusal, System};
-use types::{RequestId, TenantId, home_of, rfc3339};
+use types::{RequestId, TenantId, UserId, home_of, rfc3339};
 
+use crate::audit::AuditNote;
 use crate::cursor::ChainCursor;
-use crate::describe::{ActionStatus, ActionType, Describers};
-use crate::view::{Action, ActionDetail, ActionPage, Verification};
+use crate::describe::{ActionItem, ActionStatus, ActionType, Describers};
+use crate::export::ExportPlaces;
+use crate::view::{Action, ActionDetail, ActionPage, Verification, user_of};
+use crate::walk::{Between, Down};
 
 /// What stands in a label between who acts and for whom.
 pub(crate) const FOR: &str = " for ";
@@ -46,6 +49,12 @@ pub struct Filter {
     pub action_type: Option<ActionType>,
     /// That ended so.
     pub status: Option<ActionStatus>,
+    /// Of this function, or command.
+    pub tool_name: Option<String>,
+    /// That this user asked for, or that was done for them.
+    pub user: Option<UserId>,
+    /// Of this time.
+    pub between: Between,
     /// Whose tool, app, command, event, trace id or error holds this, whatever the case.
     pub search: Option<String>,
     /// The page's number, from 1. With a cursor it is only shown.
@@ -57,12 +66,28 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn takes(&self, action: &Action, search: Option<&str>) -> bool {
-        let app = self.app_id.as_ref();
+    /// Whether a record may hold what is wanted, by its header alone.
+    pub(crate) fn takes_record(&self, header: &Header) -> bool {
+        let user = self.user.map(|user| user.to_string());
+        self.between.holds(header.time_ms)
+            && user.is_none_or(|user| user_of(&header.caller) == Some(user.as_str()))
+    }
+
+    /// Whether this is wanted of a record that [`Filter::takes_record`] has taken. `search` is
+    /// lowercase.
+    pub(crate) fn takes(&self, action: &Action, search: Option<&str>) -> bool {
+        let (app, tool) = (self.app_id.as_ref(), self.tool_name.as_ref());
         app.is_none_or(|app| action.app_id.as_ref() == Some(app))
             && self.action_type.is_none_or(|wanted| action.action_type == wanted)
             && self.status.is_none_or(|wanted| action.status == wanted)
+            && tool.is_none_or(|tool| [&action.tool_name, &action.command].contains(&tool))
             && search.is_none_or(|search| holds(action, search))
+    }
+
+    /// What is searched for, in lowercase.
+    pub(crate) fn needle(&self) -> Option<String> {
+        let search = self.search.as_ref().filter(|text| !text.is_empty());
+        search.map(|text| text.to_lowercase())
     }
 }
 
@@ -77,7 +102,7 @@ fn holds(action: &Action, search: &str) -> bool {
 /// Whether `label` is `wanted` or stands below it: `agent` takes `agent/agt_…`, but never a part
 /// of an id. Who acts for somebody is in both names: `service for user/…` is `service` and
 /// `user/…`.
-fn is_caller(label: &str, wanted: &str) -> bool {
+pub(crate) fn is_caller(label: &str, wanted: &str) -> bool {
     label.split(FOR).any(|label| {
         let rest = label.strip_prefix(wanted);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || wanted.ends_with('/'))
@@ -103,7 +128,7 @@ impl<'a> From<Option<&'a str>> for Whose<'a> {
 }
 
 impl Whose<'_> {
-    fn takes(self, label: &str) -> bool {
+    pub(crate) fn takes(self, label: &str) -> bool {
         match self {
             Self::All => true,
             Self::Caller(wanted) => is_caller(label, wanted),
@@ -118,12 +143,18 @@ impl Whose<'_> {
 #[derive(Clone, Default)]
 pub struct Activity {
     describers: Describers,
+    exports: ExportPlaces,
 }
 
 impl Activity {
     /// With the describers of all kinds.
     pub fn new(describers: Describers) -> Self {
-        Self { describers }
+        Self { describers, exports: ExportPlaces::default() }
+    }
+
+    /// The places of those who export.
+    pub(crate) fn exports(&self) -> &ExportPlaces {
+        &self.exports
     }
 
     /// The actions of `tenant`, newest first. Looks at [`LIST_RECORDS_MAX`] records.
@@ -137,26 +168,15 @@ impl Activity {
     ) -> Result<ActionPage, Refusal> {
         let whose = whose.into();
         let mut walk = Walk::begin(filter);
-        let home = home_of(tenant);
-        let head = system.journal().chain_head(home).map_err(unreadable)?.chain_seq;
-        let mut next = filter.cursor.map_or(head, |cursor| cursor.chain_seq.min(head));
-        while next > 0 && walk.goes_on() {
-            let read = system.journal().read_chain(home, next, true, STEP_RECORDS);
-            let records = read.map_err(unreadable)?;
-            if records.is_empty() {
-                next = 0;
-            }
-            for record in records {
-                if !walk.goes_on() {
-                    break;
-                }
-                next = record.header.chain_seq - 1;
-                let wanted = whose.takes(&record.header.caller);
-                let actions = if wanted { self.actions(system, &record) } else { Vec::new() };
-                walk.take(record.header.chain_seq, actions);
-            }
-        }
-        Ok(walk.finish(next))
+        let mut down = Down::begin(system, tenant, filter.between, filter.cursor)?;
+        down.walk(system, |record| {
+            let header = &record.header;
+            let wanted = whose.takes(&header.caller) && filter.takes_record(header);
+            let actions = if wanted { self.actions(system, record) } else { Vec::new() };
+            walk.take(header.chain_seq, actions);
+            walk.goes_on()
+        })?;
+        Ok(walk.finish(down.rest()))
     }
 
     /// All actions of the request that `trace_id` names.
@@ -251,12 +271,25 @@ impl Activity {
         Ok(())
     }
 
-    fn actions(&self, system: &System, record: &Record) -> Vec<Action> {
-        let wants_payload = self.describers.wants_payload(&record.header);
-        let payload = wants_payload.then(|| system.open_record(record)).flatten();
-        let items = self.describers.describe(&record.header, payload.as_deref());
+    /// The actions that a record stands for.
+    pub(crate) fn actions(&self, system: &System, record: &Record) -> Vec<Action> {
+        let items = self.items(system, record);
         let of_batch = items.len() > 1;
         items.into_iter().map(|item| Action::of(record, item, of_batch)).collect()
+    }
+
+    /// What a record says of each of them.
+    pub(crate) fn items(&self, system: &System, record: &Record) -> Vec<ActionItem> {
+        let wants_payload = self.describers.wants_payload(&record.header);
+        let payload = wants_payload.then(|| system.open_record(record)).flatten();
+        self.describers.describe(&record.header, payload.as_deref())
+    }
+
+    /// What a service has noted in a record.
+    pub(crate) fn note(&self, system: &System, record: &Record) -> Option<AuditNote> {
+        let describe = self.describers.note(&record.header)?;
+        let header = &record.header;
+        describe(&header.event, header.event_version, &system.open_record(record)?)
     }
 }
 
@@ -281,10 +314,9 @@ impl<'a> Walk<'a> {
         let pages_before = filter.page.unwrap_or(1).saturating_sub(1);
         let offset =
             if filter.cursor.is_some() { 0 } else { pages_before.saturating_mul(per_page) };
-        let search = filter.search.as_ref().filter(|text| !text.is_empty());
         Self {
             filter,
-            search: search.map(|text| text.to_lowercase()),
+            search: filter.needle(),
             offset,
             per_page,
             items: Vec::new(),
@@ -320,10 +352,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The page; `next` is the newest record that was not looked at, 0 for none.
-    fn finish(self, next: u64) -> ActionPage {
-        let unread = (next > 0).then_some(ChainCursor { chain_seq: next, given: 0 });
-        let counted = next == 0 && self.filter.cursor.is_none();
+    /// The page; `unread` is where the newest record is that was not looked at.
+    fn finish(self, unread: Option<ChainCursor>) -> ActionPage {
+        let counted = unread.is_none() && self.filter.cursor.is_none();
         ActionPage {
             items: self.items,
             total: counted.then_some(self.met as u64),
@@ -334,7 +365,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn unreadable(error: ReadError) -> Refusal {
+pub(crate) fn unreadable(error: ReadError) -> Refusal {
     tracing::error!(error = in_full(&error), "a chain could not be read");
     let message = "the journal could not be read; it was noted";
     Refusal::new(Class::Crashed, "journal_unreadable", message)

@@ -9,6 +9,8 @@ use persistence::Header;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::audit::DescribeNote;
+
 /// What an action does to data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -77,19 +79,34 @@ pub type Describe = fn(event: &str, version: u16, payload: &[u8]) -> Vec<ActionI
 
 /// How to read the records of each kind.
 #[derive(Clone, Default)]
-pub struct Describers(HashMap<&'static str, Describe>);
+pub struct Describers {
+    actions: HashMap<&'static str, Describe>,
+    notes: HashMap<&'static str, DescribeNote>,
+}
 
 impl Describers {
     /// Says how to read the records of a kind. Of two for one kind the later counts.
     #[must_use]
     pub fn with(mut self, kind: &'static str, describe: Describe) -> Self {
-        self.0.insert(kind, describe);
+        self.actions.insert(kind, describe);
         self
+    }
+
+    /// Says how to read the notes in the records of a kind that services write.
+    #[must_use]
+    pub fn with_note(mut self, kind: &'static str, describe: DescribeNote) -> Self {
+        self.notes.insert(kind, describe);
+        self
+    }
+
+    /// How to read the note in a record, if its kind has any.
+    pub(crate) fn note(&self, header: &Header) -> Option<DescribeNote> {
+        self.notes.get(kind(header)).copied()
     }
 
     /// The actions of a record whose payload in clear is `payload`, if it opens.
     pub(crate) fn describe(&self, header: &Header, payload: Option<&[u8]>) -> Vec<ActionItem> {
-        let describe = self.0.get(kind(header)).zip(payload);
+        let describe = self.actions.get(kind(header)).zip(payload);
         let items = describe
             .map(|(describe, payload)| describe(&header.event, header.event_version, payload));
         let items = items.filter(|items| !items.is_empty());
@@ -98,7 +115,7 @@ impl Describers {
 
     /// Whether the kind of this record has a describer, so that its payload is worth opening.
     pub(crate) fn wants_payload(&self, header: &Header) -> bool {
-        self.0.contains_key(kind(header))
+        self.actions.contains_key(kind(header))
     }
 }
 

@@ -73,7 +73,7 @@ impl Action {
             trace_id,
             chain_seq: header.chain_seq,
             tenant_id: TenantId(header.home.0),
-            user_id: user(&header.caller).map(str::to_owned),
+            user_id: user_of(&header.caller).map(str::to_owned),
             caller: header.caller.to_string(),
             app_id: item.app_id,
             tool_name: item.tool_name,
@@ -93,7 +93,7 @@ impl Action {
 }
 
 /// The user in a caller's label.
-fn user(label: &str) -> Option<&str> {
+pub(crate) fn user_of(label: &str) -> Option<&str> {
     label.split(FOR).find_map(|label| label.strip_prefix(USER_LABEL))
 }
 

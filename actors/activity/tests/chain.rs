@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use activity::{
-    ActionItem, ActionPage, ActionStatus, ActionType, Activity, Describers, Filter,
-    LIST_RECORDS_MAX, PER_PAGE_MAX,
+    ActionItem, ActionPage, ActionStatus, ActionType, Activity, AuditFilter, AuditNote, Between,
+    Describers, EXPORTS_MAX, Export, ExportFormat, Filter, LIST_RECORDS_MAX, PER_PAGE_MAX,
+    PIECE_BYTES, Whose,
 };
 use persistence::engine::{Direction, Engine, MemoryEngine, WriteBatch};
 use persistence::{Journal, KeyRing, MasterKey};
@@ -289,4 +290,157 @@ async fn a_changed_byte_is_noticed() {
     batch.put(key.clone(), value.clone());
     world.engine.commit(batch).unwrap();
     assert!(verify().verified);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counts_are_those_of_the_list() {
+    let world = World::new();
+    world.ask(SHOP, ANN, 1, Sell(&["tea", "cake"], None)).await;
+    world.ask(SHOP, BOB, 2, Sell(&["tea"], Some("sold out"))).await;
+    world.clock.advance_ms(24 * 60 * 60 * 1_000);
+    let second_day = world.system.clock().now();
+    world.ask(SHOP, ANN, 3, Close).await;
+    let stats = |whose: Option<&str>, filter: Filter| {
+        let counted = world.activity.stats(&world.system, SHOP, whose, &filter).unwrap();
+        serde_json::to_value(counted).unwrap()
+    };
+    let all = stats(None, Filter::default());
+    assert_eq!(
+        (&all["actions"], &all["errors"], &all["credits"]),
+        (&4.into(), &1.into(), &9.into())
+    );
+    assert_eq!(all["by_status"], serde_json::json!({"error": 1, "success": 3}));
+    assert_eq!(all["by_action_type"]["write"], 3);
+    assert_eq!(all["by_extension"][0]["name"], "notes");
+    assert_eq!(all["by_function"][0]["name"], "notes.tea");
+    assert_eq!(all["by_function"][0]["actions"], 2);
+    assert_eq!(all["by_day"][0]["actions"], 1);
+    assert_eq!((&all["complete"], &all["next_cursor"]), (&true.into(), &serde_json::Value::Null));
+    let bob = format!("user/{BOB}");
+    assert_eq!(stats(Some(&bob), Filter::default())["actions"], 1);
+    let between = Between { from: Some(second_day), to: None };
+    assert_eq!(stats(None, Filter { between, ..Filter::default() })["actions"], 1);
+    let between = Between { from: None, to: Some(second_day) };
+    let tool_name = Some("tea".to_owned());
+    assert_eq!(stats(None, Filter { between, tool_name, ..Filter::default() })["actions"], 2);
+    assert_eq!(stats(None, Filter { user: Some(BOB), ..Filter::default() })["actions"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audit_log_has_an_entry_a_record_and_its_filters_take_what_they_name() {
+    let world = World::new();
+    world.ask(SHOP, ANN, 1, Sell(&["tea", "cake"], Some("no cake"))).await;
+    world.ask(SHOP, BOB, 2, Close).await;
+    world.ask(OTHER, ANN, 3, Close).await;
+    let seqs = |filter: AuditFilter| -> Vec<u64> {
+        let page = world.activity.audit(&world.system, SHOP, &filter).unwrap();
+        page.items.iter().map(|entry| entry.chain_seq).collect()
+    };
+    let all = AuditFilter::default;
+    assert_eq!(seqs(all()), [2, 1]);
+    let text = |text: &str| Some(text.to_owned());
+    let ann = ANN.to_string();
+    for (filter, found) in [
+        (AuditFilter { actor: text(&ann), ..all() }, vec![1]),
+        (AuditFilter { actor: text(&ANN.uuid()), ..all() }, vec![1]),
+        (AuditFilter { actor: text("user"), ..all() }, vec![2, 1]),
+        (AuditFilter { action: text("till.closed"), ..all() }, vec![2]),
+        (AuditFilter { action: text("till.*"), ..all() }, vec![2, 1]),
+        (AuditFilter { action: text("till*"), ..all() }, vec![]),
+        (AuditFilter { action: text("close"), ..all() }, vec![2]),
+        (AuditFilter { target_type: text("till"), ..all() }, vec![2, 1]),
+        (AuditFilter { target_type: text("wallet"), ..all() }, vec![]),
+        (AuditFilter { target_id: text(&SHOP.to_string()), ..all() }, vec![2, 1]),
+        (AuditFilter { target_id: text(&OTHER.to_string()), ..all() }, vec![]),
+        (AuditFilter { status: Some(ActionStatus::Error), ..all() }, vec![1]),
+        (AuditFilter { source: text("system"), ..all() }, vec![]),
+        (AuditFilter { offset: 1, ..all() }, vec![1]),
+    ] {
+        assert_eq!(seqs(filter.clone()), found, "{filter:?}");
+    }
+    let page = AuditFilter { per_page: Some(1), ..all() };
+    let first = world.activity.audit(&world.system, SHOP, &page).unwrap();
+    let entry = &first.items[0];
+    assert_eq!((entry.leaf_index, entry.hash.len(), &*entry.action), (1, 64, "till.closed"));
+    let cursor = first.next_cursor.map(|text| text.parse().unwrap());
+    assert_eq!(seqs(AuditFilter { cursor, ..page }), [1]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_note_of_a_service_is_shown_as_what_it_notes() {
+    let world = World::new();
+    world.ask(SHOP, ANN, 1, Close).await;
+    let note = |_: &str, _: u16, _: &[u8]| {
+        let text = |text: &str| text.to_owned();
+        let (action, target_type) = (text("mail.sent"), text("mail"));
+        Some(AuditNote { actor_id: BOB.to_string(), action, target_type, ..AuditNote::default() })
+    };
+    let activity = Activity::new(Describers::default().with_note("till", note));
+    let filter = AuditFilter { action: Some("mail.sent".to_owned()), ..AuditFilter::default() };
+    let page = activity.audit(&world.system, SHOP, &filter).unwrap();
+    assert_eq!(
+        (&*page.items[0].target_type, &page.items[0].user_id),
+        ("mail", &Some(BOB.to_string()))
+    );
+}
+
+/// The whole export, and its largest piece.
+fn taken(mut export: Export) -> (String, usize) {
+    let (mut whole, mut largest) = (Vec::new(), 0);
+    while let Some(piece) = export.next_piece().unwrap() {
+        largest = largest.max(piece.len());
+        whole.extend(piece);
+    }
+    (String::from_utf8(whole).unwrap(), largest)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_has_every_action_oldest_first_and_ends_with_the_head() {
+    let world = World::new();
+    for number in 0..300 {
+        world.ask(SHOP, ANN, number, Sell(&["=1+1", "cake"], None)).await;
+    }
+    let export = |format| {
+        let (system, filter) = (&world.system, Filter::default());
+        world.activity.export_actions(system, SHOP, Whose::All, filter, format).unwrap()
+    };
+    let began = export(ExportFormat::Json);
+    world.ask(SHOP, ANN, 999, Close).await;
+    let head = world.activity.verify(&world.system, SHOP).unwrap();
+    let (json, largest) = taken(began);
+    assert!(largest < 2 * PIECE_BYTES && json.len() > 2 * PIECE_BYTES, "{largest}");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let items = json["items"].as_array().unwrap();
+    assert_eq!((items.len(), &json["head"]["records"]), (600, &300.into()), "what came later");
+    assert_eq!((&items[0]["chain_seq"], &items[599]["leaf_index"]), (&1.into(), &299.into()));
+    assert_eq!(items[599]["hash"], json["head"]["link"]);
+
+    let (lines, _) = taken(export(ExportFormat::Ndjson));
+    let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!((lines.lines().count(), &last["head"]["root"]), (602, &head.root.into()));
+
+    let (table, _) = taken(export(ExportFormat::Csv));
+    let mut reader = csv::Reader::from_reader(table.as_bytes());
+    let mut column = |name: &str| reader.headers().unwrap().iter().position(|it| it == name);
+    let (tool, root) = (column("tool_name").unwrap(), column("root").unwrap());
+    let rows: Vec<_> = reader.records().map(Result::unwrap).collect();
+    assert_eq!((rows.len(), &rows[0][tool], &rows[1][tool]), (602, "'=1+1", "cake"));
+    assert_eq!((&rows[601][0], rows[601][root].len()), ("head", 64));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_many_exports_are_under_way_at_once_and_their_places_come_back() {
+    let world = World::new();
+    let export = || {
+        let filter = AuditFilter::default();
+        world.activity.export_audit(&world.system, SHOP, filter, ExportFormat::Json)
+    };
+    let mut all: Vec<_> = (0..EXPORTS_MAX).map(|_| export().unwrap()).collect();
+    assert_eq!(export().err().map(|refusal| refusal.class), Some(Class::Busy));
+    drop(all.pop());
+    let (empty, _) = taken(export().unwrap());
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&empty).unwrap()["items"],
+        serde_json::json!([])
+    );
 }

@@ -7,6 +7,7 @@ use types::{AppId, JsonBytes, SharePercent, TenantId, UserId};
 
 use crate::app::*;
 use crate::pricing::PricingModel;
+use crate::registration::{Part, PartSet, Registration, RegistrationEvent, Tools};
 
 fn golden() -> Golden {
     Golden::of(env!("CARGO_MANIFEST_DIR"))
@@ -64,4 +65,38 @@ fn a_state_is_stored_as_it_always_was() {
         app.apply(&event, Timestamp(1_767_225_600_000));
     }
     golden().check_state(&app);
+}
+
+fn registered() -> Vec<RegistrationEvent> {
+    let json = |text: &str| JsonBytes::new(text).unwrap();
+    let tools = Tools {
+        tools: json(r#"[{"name":"add_book"}]"#),
+        tools_count: 1,
+        sections: json("[]"),
+        sections_count: 0,
+        version: Some("1.0.0".to_owned()),
+    };
+    let parts = [
+        Part::Config(json(r#"{"region":"eu"}"#)),
+        Part::Settings(json(r#"{"general":{"name":"Shelf"}}"#)),
+        Part::Manifest(json(r#"{"app_id":"shelf"}"#)),
+        Part::Tools(tools),
+    ];
+    let app = AppId::new("shelf").unwrap();
+    let set = |part| RegistrationEvent::PartSet(PartSet { app: app.clone(), part });
+    parts.map(set).into()
+}
+
+#[test]
+fn every_event_of_a_registration_is_stored_as_it_always_was() {
+    golden().check_events(&registered());
+}
+
+#[test]
+fn a_registration_is_stored_as_it_always_was() {
+    let mut registration = Registration::default();
+    for event in registered() {
+        registration.apply(&event, Timestamp(1_767_225_600_000));
+    }
+    golden().check_state(&registration);
 }

@@ -58,6 +58,7 @@ const fn scope(name: &'static str, description: &'static str) -> KnownScope {
 
 /// The scopes there are, beside those of apps.
 pub const SCOPES: &[KnownScope] = &[
+    scope("audit:read", "Read the tenant's audit log, and every member's actions"),
     scope("extensions:read", "Call functions of every app that only read"),
     scope("extensions:write", "Call functions of every app that write"),
     scope("extensions:destructive", "Call functions of every app that remove"),
@@ -99,6 +100,7 @@ pub const BUILT_IN: &[BuiltIn] = &[
         display_name: "Administrator",
         scopes: &[
             "agents:*",
+            "audit:read",
             "developer:*",
             "extensions:*",
             "keys:*",

@@ -10,6 +10,7 @@
 //! | `extension_session` | yes | documents, and what ran |
 //! | `tasks` | no | what runs, runs on where it began; what it did is in the sessions |
 //! | `app`, `developer` | elsewhere only | an app's id and a nickname are unique in one place |
+//! | `registration` | with its app | what the registry knows of it |
 //! | `user` | no | members' addresses and names go along; a password hash stays |
 //! | `session`, `api_keys`, `second_factors` | no | secrets, and what is proven with them |
 //! | `mail_link`, `invitation`, `app_secrets` | no | the same |
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use billing::subscription::Subscription;
 use billing::wallet::{Wallet, wallet_address};
 use control::app::App;
+use control::registration::Registration;
 use extensions::session::{ExtensionSession, Scope};
 use identity::sign_in_policy::SignInPolicy;
 use identity::tenant::{Created, Tenant, TenantEvent};
@@ -43,7 +45,7 @@ use persistence::Header;
 use supervision::address::Place;
 use supervision::renaming::Renaming;
 use supervision::{Class, Entity, Event as _, Refusal, System};
-use types::{AppId, TenantId, UserId, base32};
+use types::{AppId, TenantId, UserId, base32, home_of};
 
 /// The event of a wallet that stays.
 const LEDGER_NUMBERED: &str = "ledger_numbered";
@@ -73,7 +75,7 @@ pub(crate) fn is_carried(header: &Header, with_apps: bool) -> bool {
             _ => true,
         },
         Subscription::KIND => !with_apps,
-        App::KIND | Developer::KIND => with_apps,
+        App::KIND | Registration::KIND | Developer::KIND => with_apps,
         _ => false,
     }
 }
@@ -117,6 +119,10 @@ impl Route {
             }
             ExtensionSession::KIND => self.session(id)?.address().place().clone(),
             App::KIND => App::address(&AppId::new(id).ok()?, self.to).place().clone(),
+            Registration::KIND => {
+                let home = home_of(self.to);
+                Registration::address(&AppId::new(id).ok()?, home).place().clone()
+            }
             Developer::KIND => {
                 Developer::address(self.user(id.parse().ok()?), self.to).place().clone()
             }

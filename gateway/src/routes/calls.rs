@@ -73,11 +73,11 @@ struct BatchCallRequest {
 struct CallResponse {
     /// `success` or `error`
     status: String,
-    #[schema(value_type = Object)]
+    /// What the function answers: any JSON
     data: Value,
     summary: Option<String>,
     error: Option<String>,
-    #[schema(value_type = Object)]
+    /// A panel's tree, directives, panels to refresh, or null
     ui: Value,
 }
 

@@ -3,7 +3,6 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
 use market::install::DisabledBy;
 use market::marketplace::{ExtensionEntry, ExtensionUser};
 use serde::{Deserialize, Serialize};
@@ -108,15 +107,16 @@ async fn disable_extension(
 /// Switch an app on again; 403 `disabled_by_admin` when somebody else switched it off
 #[utoipa::path(delete, path = "/v1/me/extensions/disable/{app_id}", tag = tag::GATEWAY,
     params(("app_id" = String, Path)),
-    responses((status = 204), (status = 401), (status = 403), (status = 404)))]
+    responses((status = 200, body = DisabledResponse), (status = 401), (status = 403),
+        (status = 404)))]
 async fn enable_extension(
     State(app): State<App>,
     Either(entered): Either,
     Path(app_id): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<Json<DisabledResponse>, Problem> {
     let user = entered.user()?;
     switched(&app, &entered, user, &app_id, (true, DisabledBy::User)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Json(DisabledResponse { app_id, disabled: false }))
 }
 
 /// The extensions of a member of the caller's tenant
@@ -153,16 +153,17 @@ async fn disable_extension_of_user(
 /// Switch an app on again for a member of the caller's tenant
 #[utoipa::path(delete, path = "/v1/users/{user_id}/extensions/disable/{app_id}",
     tag = tag::GATEWAY, params(("user_id" = String, Path), ("app_id" = String, Path)),
-    responses((status = 204), (status = 401), (status = 403), (status = 404)))]
+    responses((status = 200, body = DisabledResponse), (status = 401), (status = 403),
+        (status = 404)))]
 async fn enable_extension_of_user(
     State(app): State<App>,
     Either(entered): Either,
     Path((user_id, app_id)): Path<(String, String)>,
-) -> Result<StatusCode, Problem> {
+) -> Result<Json<DisabledResponse>, Problem> {
     entered.require(WRITE)?;
     let user = member(&app, &entered, &user_id, WRITE).await?;
     switched(&app, &entered, user, &app_id, (true, DisabledBy::Admin)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(Json(DisabledResponse { app_id, disabled: false }))
 }
 
 /// Who of a tenant has an app installed.

@@ -5,6 +5,7 @@ mod acting;
 mod actions;
 mod admin_apps;
 mod agencies;
+mod audit;
 mod auth;
 mod backups;
 mod billing;
@@ -46,6 +47,8 @@ mod payouts;
 mod portability;
 mod portal;
 mod probes;
+mod registry;
+mod registry_older;
 mod roles;
 mod sandbox_pages;
 mod scopes;
@@ -113,6 +116,8 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(subscriptions::router())
         .merge(of_the_portal())
         .merge(installs::router())
+        .merge(registry::router())
+        .merge(registry_older::router())
         .merge(admin_apps::router())
         .merge(calls::router())
         .merge(secrets::router())
@@ -123,6 +128,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(confirmations::router())
         .merge(tasks::router())
         .merge(actions::router())
+        .merge(audit::router())
         .merge(events::router())
         .merge(operator::router())
         .merge(tenants::router())
@@ -144,6 +150,7 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .split_for_parts();
     openapi::declare_keys(&mut document);
     openapi::declare_acting(&mut document);
+    openapi::answers::declare(&mut document);
     (router, document)
 }
 

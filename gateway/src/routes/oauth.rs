@@ -123,7 +123,9 @@ struct CallbackQuery {
 /// is wrong, used or over is 400, and nothing more is said.
 #[utoipa::path(get, path = "/v1/ext/{app_id}/oauth/{provider}/callback", tag = tag::EXTENSIONS,
     security(()), params(("app_id" = String, Path), ("provider" = String, Path), CallbackQuery),
-    responses((status = 200), (status = 400), (status = 502)))]
+    responses((status = 200, body = String, content_type = "text/html"),
+        (status = 400, body = String, content_type = "text/html"),
+        (status = 502, body = String, content_type = "text/html")))]
 async fn callback(
     State(app): State<App>,
     who: Anyone,

@@ -39,6 +39,7 @@ pub(super) fn router(documents: Documents) -> Router<App> {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/health", get(healthz))
+        .route("/v1/health", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/v1/openapi.json", get(move || document(documents.clone(), "all".to_owned())))

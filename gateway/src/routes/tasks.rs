@@ -89,7 +89,7 @@ struct TaskPage {
 
 /// Whether another task may begin.
 #[derive(Serialize, ToSchema)]
-struct LimitView {
+struct TaskLimitView {
     user_id: UserId,
     tenant_id: TenantId,
     allowed: bool,
@@ -167,14 +167,14 @@ async fn recent(
 
 /// Whether another task of a user may begin
 #[utoipa::path(get, path = "/v1/tasks/internal/check-limit", tag = tag::GATEWAY,
-    params(LimitQuery),
-    responses((status = 200, body = LimitView), (status = 401), (status = 403), (status = 404),
+    security(("service_token" = [])), params(LimitQuery),
+    responses((status = 200, body = TaskLimitView), (status = 401), (status = 403), (status = 404),
         (status = 422)))]
 async fn check_limit(
     State(app): State<App>,
     Service(entered): Service,
     Query(query): Query<LimitQuery>,
-) -> Result<Json<LimitView>, Problem> {
+) -> Result<Json<TaskLimitView>, Problem> {
     let unfit = |name| Refusal::invalid_at("query", name, "is not an id");
     let user_id: UserId = query.user_id.parse().map_err(|_| unfit("user_id"))?;
     let named = query.tenant_id.as_deref().unwrap_or_default();
@@ -189,7 +189,7 @@ async fn check_limit(
     let whose = (tenant_id, Some(user_id));
     let TaskLimit { allowed, active, limit } =
         app.extensions.task_limit(&app.system, whose, origin).await?;
-    Ok(Json(LimitView { user_id, tenant_id, allowed, active, max_concurrent_tasks: limit }))
+    Ok(Json(TaskLimitView { user_id, tenant_id, allowed, active, max_concurrent_tasks: limit }))
 }
 
 /// One task: how far it is, what it answered, what it had done, what it cost

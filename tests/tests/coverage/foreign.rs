@@ -21,6 +21,7 @@ const NO_IDS: &[&str] = &[
     "Idempotency-Key",
     "action",
     "action_type",
+    "actor",
     "at",
     "before",
     "cascade",
@@ -30,6 +31,9 @@ const NO_IDS: &[&str] = &[
     "cursor",
     "days",
     "error",
+    "format",
+    "from",
+    "function",
     "include_inactive",
     "is_active",
     "kind",
@@ -45,10 +49,14 @@ const NO_IDS: &[&str] = &[
     "role",
     "scope",
     "search",
+    "since",
     "sort",
     "source",
     "state",
     "status",
+    "target_type",
+    "to",
+    "until",
     "window",
 ];
 /// Whoever holds these may use them: they are secrets, not ids.
@@ -56,6 +64,8 @@ const SECRETS: &[&str] = &["token", "refresh_token"];
 /// Names that are unique over the installation, so that taking one tells whether it is taken.
 const CLAIMED: &[(&str, &str)] = &[
     ("POST /v1/developer/apps", "app_id"),
+    ("POST /v1/apps", "app_id"),
+    ("POST /extensions", "id"),
     ("POST /v1/agencies", "agency_id"),
     // Services alone say it, of any agency: it is none of a tenant's things.
     ("POST /v1/users", "agency_id"),
@@ -259,6 +269,9 @@ impl Matrix {
         id("/v1/operator/apps/", "id", |it| &it.app);
         id("/v1/operator/frozen/", "id", |it| &it.user.id);
         id("", "subject", |it| &it.subject);
+        id("/v1/audit", "actor_id", |it| &it.user.id);
+        id("/v1/audit", "target_id", |it| &it.user.id);
+        id("/v1/apps", "owner_id", |it| &it.user.id);
         id("", "extension_id", |it| &it.app);
         id("", "developer_id", |it| &it.user.id);
         // Reviews are for everybody to read, and payouts for who keeps the marketplace to decide.
@@ -330,6 +343,8 @@ fn shown(answer: &Answer, ids: &[(String, String)]) -> (u16, BTreeMap<String, St
     if let Some(members) = body.as_object_mut() {
         members.remove("instance");
         members.remove("trace_id");
+        // When an export was made.
+        members.remove("head");
     }
     let text = if body.is_null() { answer.text() } else { body.to_string() };
     let text = ids.iter().fold(text, |text, (theirs, nobodys)| {

@@ -171,13 +171,13 @@ async fn what_was_agreed_to_is_asked_for_again_when_an_app_wants_more() {
     api.post("/v1/me/extensions/disable", &off).as_user(&bob).send().await.ok(200);
     call(api, &bob, "shelf").send().await.problem(403, "app_disabled");
     let on = || api.request(Method::DELETE, "/v1/me/extensions/disable/shelf").as_user(&bob);
-    assert_eq!(on().send().await.status, 204);
+    assert_eq!(on().send().await.ok(200)["disabled"], false);
     call(api, &bob, "shelf").send().await.ok(200);
     let admins = format!("/v1/users/{}/extensions/disable", bob.id);
     api.post(&admins, &off).as_user(&bob).send().await.ok(200);
     on().send().await.problem(403, "disabled_by_admin");
     let lift = api.request(Method::DELETE, &format!("{admins}/shelf")).as_user(&bob);
-    assert_eq!(lift.send().await.status, 204);
+    assert_eq!(lift.send().await.ok(200)["disabled"], false);
     let gone = api.request(Method::DELETE, path).as_user(&bob).send().await.ok(200);
     assert_eq!((&gone["installed"], &gone["install_count"]), (&json!(false), &json!(0)));
     server.stop().await;
