@@ -24,7 +24,13 @@ use crate::problem::Problem;
 use crate::turnstile::Place;
 
 /// Routes that take the service token as a bearer token, too.
-const BEARER_SERVICE_ROUTES: &[&str] = &["/v1/secrets/", "/v1/internal/notify"];
+const BEARER_SERVICE_ROUTES: &[&str] = &[
+    "/v1/secrets/",
+    "/v1/internal/notify",
+    "/v1/internal/skeleton/",
+    "/v1/internal/storage",
+    "/v1/internal/ai/",
+];
 
 /// The service token's digest; the token itself is not kept.
 pub struct ServiceToken([u8; 32]);

@@ -8,6 +8,8 @@ mod auth;
 mod backups;
 mod billing;
 mod calls;
+mod completions;
+mod configuration;
 mod confirmation_page;
 mod confirmations;
 mod console;
@@ -31,6 +33,7 @@ mod mail_pages;
 mod marketplace;
 mod me;
 mod members;
+mod notices;
 mod oauth;
 mod operator;
 mod operator_actors;
@@ -41,11 +44,15 @@ mod payouts;
 mod portability;
 mod portal;
 mod probes;
+mod reports;
 mod roles;
 mod scopes;
 mod secrets;
 mod sessions;
 mod signing_keys;
+mod skeleton;
+mod standing;
+mod storage;
 mod store;
 mod tasks;
 mod tenants;
@@ -54,6 +61,7 @@ mod users;
 mod webhooks;
 
 pub(crate) use confirmation_page::Tickets;
+pub(crate) use events::Published;
 pub(crate) use portability::parse_key as parse_export_key;
 
 use axum::Router;
@@ -92,6 +100,12 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(calls::router())
         .merge(secrets::router())
         .merge(store::router())
+        .merge(skeleton::router())
+        .merge(storage::router())
+        .merge(notices::router())
+        .merge(configuration::router())
+        .merge(completions::router())
+        .merge(reports::router())
         .merge(install_keys::router())
         .merge(webhooks::router())
         .merge(oauth::router())
