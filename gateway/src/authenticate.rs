@@ -16,16 +16,22 @@ use subtle::ConstantTimeEq as _;
 use supervision::{Refusal, RequestRef};
 use types::{Caller, CallerKind, Scopes, TenantId, UserId};
 
-use crate::acting::NamedUser;
 use crate::api_keys;
 use crate::app::App;
 use crate::front::Peer;
+use crate::named_user::NamedUser;
 use crate::places;
 use crate::problem::Problem;
 use crate::turnstile::Place;
 
 /// Routes that take the service token as a bearer token, too.
-const BEARER_SERVICE_ROUTES: &[&str] = &["/v1/secrets/", "/v1/internal/notify"];
+const BEARER_SERVICE_ROUTES: &[&str] = &[
+    "/v1/secrets/",
+    "/v1/internal/notify",
+    "/v1/internal/skeleton/",
+    "/v1/internal/storage",
+    "/v1/internal/ai/",
+];
 
 /// The service token's digest; the token itself is not kept.
 pub struct ServiceToken([u8; 32]);

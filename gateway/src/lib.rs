@@ -3,7 +3,6 @@
 //! [`start`] opens a data folder and makes the [`App`]; [`server`] runs the connections;
 //! [`front`] is what every request passes; [`routes`] has one file a family of routes.
 
-pub mod acting;
 pub mod admission;
 pub mod api_keys;
 pub mod app;
@@ -23,6 +22,7 @@ pub mod keys;
 pub mod load;
 pub mod mail;
 pub mod metrics;
+pub mod named_user;
 pub mod offline;
 pub mod once;
 pub mod openapi;

@@ -357,6 +357,7 @@ pub(crate) fn build(
     let extensions = extensions::Extensions::new(settings, apps.clone(), built_in);
     let builder = builder.port(Executors::new(vec![extensions.clone()]));
     let builder = builder.port(Arc::new(routes::Tickets::default()));
+    let builder = builder.port(Arc::new(routes::Published::default()));
     let portability = Portability::new(identity.clone(), apps.clone());
     let farewells: Vec<Arc<dyn identity::erasure::Farewell>> = vec![
         Arc::new(confirmations::farewell::ConfirmationsFarewell),
@@ -374,7 +375,8 @@ pub(crate) fn build(
     let freezer = Freezer::new(extensions.clone(), identity.frozen().clone());
     let builder = builder.port(feed.clone()).port(freezer.clone()).port(oauth);
     let builder = builder.port(bookkeeper.clone());
-    let builder = market::register(extensions::register(broker::register(builder)));
+    let builder = keeping::register(extensions::register(broker::register(builder)));
+    let builder = market::register(builder);
     let system = portability::register(builder, &portability).start();
     let epochs = identity.epochs().clone();
     feed.attach(system.journal(), move || epochs.rises());
@@ -483,6 +485,7 @@ fn tellers() -> Tellers {
         .with("earnings", market::tell::tell_earnings)
         .with("install", market::tell::tell_install)
         .with("listing", market::tell::tell_listing)
+        .with("notices", keeping::tell_notices)
         .with("payment", billing::payments::tell::tell_payment)
         .with("extension_session", extensions::tell)
         .with("session", identity::tell::tell_session)
@@ -505,6 +508,8 @@ fn describers() -> activity::Describers {
     activity::Describers::default()
         .with("confirmation", confirmations::describe)
         .with("extension_session", extensions::describe)
+        .with("ai_completion", keeping::describe_completion)
+        .with("report", keeping::describe_report)
         .with("tasks", extensions::describe_tasks)
         .with("erasure", identity::erasure::describe)
         .with("install", market::tell::describe_install)

@@ -63,6 +63,9 @@ mod hosts;
 #[path = "journeys/store.rs"]
 mod store;
 
+#[path = "journeys/runtimes.rs"]
+mod runtimes;
+
 #[path = "journeys/secrets.rs"]
 mod secrets;
 #[path = "journeys/webhooks.rs"]

@@ -35,9 +35,20 @@ const WAITING_EACH_MAX: usize = 256;
 /// Tokens that a step may ask for.
 pub const TOKENS_MAX: u64 = 32_768;
 
+/// What was said before a prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Who said it: `system`, `user` or `assistant`.
+    pub role: String,
+    /// What.
+    pub content: String,
+}
+
 /// A prompt to complete.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prompt {
+    /// What was said before it, the oldest first.
+    pub before: Vec<Said>,
     /// The prompt.
     pub prompt: String,
     /// The model; the server's default without one.
@@ -122,7 +133,11 @@ impl Completions {
     fn post(&self, prompt: &Prompt, model: &str, ends: Instant) -> Post {
         let mut body = Map::new();
         body.insert("model".to_owned(), json!(model));
-        body.insert("messages".to_owned(), json!([{"role": "user", "content": prompt.prompt}]));
+        let before = prompt.before.iter();
+        let mut messages: Vec<Value> =
+            before.map(|it| json!({"role": it.role, "content": it.content})).collect();
+        messages.push(json!({"role": "user", "content": prompt.prompt}));
+        body.insert("messages".to_owned(), Value::Array(messages));
         if let Some(temperature) = prompt.temperature {
             body.insert("temperature".to_owned(), json!(temperature));
         }
@@ -205,6 +220,7 @@ mod tests {
         let url = "https://model.example/v1/";
         let completions = Completions::new(model.clone(), url, key, "small".to_owned());
         let prompt = Prompt {
+            before: vec![Said { role: "system".to_owned(), content: "Be brief".to_owned() }],
             prompt: "Say hello".to_owned(),
             model: None,
             temperature: Some(0.5),
@@ -229,7 +245,8 @@ mod tests {
         assert_eq!(post.headers, [("authorization", "Bearer sesame".to_owned())]);
         let sent: Value = serde_json::from_slice(&post.body).unwrap();
         let expected = json!({"model": "small", "temperature": 0.5, "max_tokens": 9,
-            "messages": [{"role": "user", "content": "Say hello"}]});
+            "messages": [{"role": "system", "content": "Be brief"},
+                {"role": "user", "content": "Say hello"}]});
         assert_eq!(sent, expected);
     }
 

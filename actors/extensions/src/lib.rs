@@ -32,6 +32,7 @@ pub mod oauth;
 pub mod outgoing;
 pub mod outside;
 pub mod places;
+pub mod prompting;
 pub mod runtime;
 pub mod session;
 pub mod share;

@@ -398,6 +398,7 @@ impl Extensions {
                     Some(completions) => {
                         self.start(system, request, plan, hold, acts).await?;
                         let prompt = Prompt {
+                            before: Vec::new(),
                             prompt: prompt.clone(),
                             model: model.clone(),
                             temperature: *temperature,

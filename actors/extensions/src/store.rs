@@ -246,11 +246,7 @@ impl Extensions {
         shelf: &Shelf,
         origin: &Origin,
     ) -> Result<(), Refusal> {
-        let app = self.apps().find(system, &shelf.app, origin).await?;
-        if !app.is_visible_to(system, shelf.tenant, shelf.user, origin).await? {
-            return Err(Refusal::not_found("app"));
-        }
-        self.settings().frozen.check_app(&shelf.app)
+        self.admit_runtime(system, (&shelf.app, shelf.tenant, shelf.user), origin).await
     }
 
     /// A document; 404 when there is none.

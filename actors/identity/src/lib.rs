@@ -28,6 +28,7 @@ pub mod mail_link;
 mod mail_text;
 pub mod membership;
 pub mod new_tenant;
+pub mod notice_mail;
 pub mod operator;
 pub mod passkey;
 pub mod password;

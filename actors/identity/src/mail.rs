@@ -38,7 +38,7 @@ use zeroize::Zeroizing;
 use crate::claim::EmailAddress;
 use crate::frozen::Frozen;
 use crate::mail_link::LinkKey;
-use crate::mail_text;
+use crate::{mail_text, notice_mail};
 
 /// When a mail that was not taken is given up, in milliseconds after it was asked for: as long as
 /// the links in most mails hold.
@@ -58,6 +58,8 @@ const LOST: Backoff =
 /// The longest reason that is kept, in characters.
 const REASON_CHARS_MAX: usize = 200;
 const TO: &str = "mail.to";
+/// The code of another mail under the same id.
+pub(crate) const ID_REUSED: &str = "id_reused";
 
 /// What a mail says. Stored: a kind of letter keeps its place and its fields for ever.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +100,13 @@ pub enum Letter {
         /// As what one belongs to it.
         role: String,
     },
+    /// An app tells something.
+    Notice {
+        /// Which app; empty when none does.
+        app: String,
+        /// What it says.
+        words: Personal,
+    },
 }
 
 impl Letter {
@@ -112,6 +121,7 @@ impl Letter {
             Self::FactorRemovalAsked {} => "factor_removal_asked",
             Self::SecondFactorsRemoved {} => "second_factors_removed",
             Self::AccountMade { .. } => "account_made",
+            Self::Notice { .. } => "notice",
         }
     }
 }
@@ -526,7 +536,10 @@ fn message(system: &System, office: &PostOffice, queued: Queued, at: Timestamp) 
     let to = queued.to.open(system.journal().keys(), TO)?;
     let to = EmailAddress::new(&to).ok()?;
     let keys = system.port::<LinkKey>();
-    let text = mail_text::text(&queued.letter, &office.public_url, &keys);
+    let text = match &queued.letter {
+        Letter::Notice { app, words } => notice_mail::read(system, office, app, words)?,
+        letter => mail_text::text(letter, &office.public_url, &keys),
+    };
     let mail_text::Text { subject, body, link } = text;
     Some(Message { id: queued.id, to, subject, body, link, at })
 }
@@ -547,7 +560,7 @@ impl Handle<Queue> for Mail {
             let is_same =
                 queued.letter == draft.letter && known.as_deref() == Some(draft.to.as_str());
             let message = "this mail is another one; use a new key";
-            return is_same.then_some(()).ok_or_else(|| Refusal::conflict("id_reused", message));
+            return is_same.then_some(()).ok_or_else(|| Refusal::conflict(ID_REUSED, message));
         }
         let Draft { id, user, to, letter, .. } = draft;
         let to = Personal::seal(turn.keys(), user, TO, to.as_str())?;

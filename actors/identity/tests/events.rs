@@ -394,8 +394,9 @@ fn mails() {
         Letter::FactorRemovalAsked {},
         Letter::SecondFactorsRemoved {},
         Letter::AccountMade { link: 0, tenant_name: String::new(), role: String::new() },
+        Letter::Notice { app: String::new(), words: personal(5) },
     ];
-    assert_eq!(letters.map(|letter| codec::encode(&letter).unwrap()[0]), [0, 1, 2, 3, 5, 6, 7]);
+    assert_eq!(letters.map(|letter| codec::encode(&letter).unwrap()[0]), [0, 1, 2, 3, 5, 6, 7, 8]);
 }
 
 #[test]

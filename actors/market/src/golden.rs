@@ -11,8 +11,8 @@ use crate::freeze::*;
 use crate::install::{self, Grant, Holder, Install, InstallEvent};
 use crate::listing::{self, DeployNote, Listing, ListingEvent, Ranks, StoredReview};
 use crate::payout::{Payout, PayoutDecided, PayoutRequested, PayoutStatus};
-use crate::terms::Terms;
 use crate::shares::SharesFitted;
+use crate::terms::Terms;
 use crate::tier::{TierEnded, TierNextSet, TierOrder, TierOrdered, TierSettled};
 
 fn golden() -> Golden {

@@ -8,6 +8,10 @@
 //! | `wallet` | yes | credits, holds and the ledger, without `ledger_numbered`: see below |
 //! | `subscription` | sandboxes only | elsewhere is no payment method: it is free there |
 //! | `extension_session` | yes | documents, and what ran |
+//! | `files` | yes | what apps' runtimes store |
+//! | `configuration` | a user's no | what is set for the tenant, its apps and roles |
+//! | `skeleton`, `notices` | no | users' own, and gone with their keys; apps make them anew |
+//! | `report`, `ai_completion` | no | what was told and done here |
 //! | `tasks` | no | what runs, runs on where it began; what it did is in the sessions |
 //! | `app`, `developer` | elsewhere only | an app's id and a nickname are unique in one place |
 //! | `registration` | with its app | what the registry knows of it |
@@ -40,6 +44,8 @@ use control::registration::Registration;
 use extensions::session::{ExtensionSession, Scope};
 use identity::sign_in_policy::SignInPolicy;
 use identity::tenant::{Created, Tenant, TenantEvent};
+use keeping::configuration::{self, Configuration};
+use keeping::files::Files;
 use market::developer::Developer;
 use persistence::Header;
 use supervision::address::Place;
@@ -51,6 +57,8 @@ use types::{AppId, TenantId, UserId, base32, home_of};
 const LEDGER_NUMBERED: &str = "ledger_numbered";
 /// The event of a wallet that goes where the subscription goes.
 const PLAN_NOTED: &str = "plan_noted";
+/// What the ids of a user's own configurations begin with.
+const OF_USER: &str = "user.";
 /// What stands before a user's id in the label of a caller.
 const USER_LABEL: &str = "user/";
 
@@ -69,6 +77,8 @@ pub(crate) struct Route {
 pub(crate) fn is_carried(header: &Header, with_apps: bool) -> bool {
     match kind_and_id(header).0 {
         Tenant::KIND | SignInPolicy::KIND | ExtensionSession::KIND => true,
+        Files::KIND => true,
+        Configuration::KIND => !kind_and_id(header).1.starts_with(OF_USER),
         Wallet::KIND => match &*header.event {
             LEDGER_NUMBERED => false,
             PLAN_NOTED => !with_apps,
@@ -118,6 +128,8 @@ impl Route {
                 Subscription::address(self.to).place().clone()
             }
             ExtensionSession::KIND => self.session(id)?.address().place().clone(),
+            Files::KIND if id == base32(self.from.0) => Files::address(self.to).place().clone(),
+            Configuration::KIND => self.configured(id)?.address().ok()?.place().clone(),
             App::KIND => App::address(&AppId::new(id).ok()?, self.to).place().clone(),
             Registration::KIND => {
                 let home = home_of(self.to);
@@ -137,6 +149,19 @@ impl Route {
         let is_own = tenant.parse() == Ok(self.from);
         let (user, app) = (self.user(user.parse().ok()?), AppId::new(app).ok()?);
         is_own.then_some(Scope { tenant: self.to, user, app })
+    }
+
+    /// For whom something is set, which the tenant has set.
+    fn configured(&self, id: &str) -> Option<configuration::Scope> {
+        use configuration::Scope::{App, Platform, Role, Tenant, User};
+        let is_own = |tenant: TenantId| (tenant == self.from).then_some(self.to);
+        Some(match configuration::Scope::of_id(id)? {
+            Platform => return None,
+            Tenant(tenant) => Tenant(is_own(tenant)?),
+            App { tenant, app } => App { tenant: Some(is_own(tenant?)?), app },
+            Role { tenant, role, app } => Role { tenant: is_own(tenant)?, role, app },
+            User { .. } => return None,
+        })
     }
 
     /// A record's payload as it is told at the new place, and its version.
@@ -214,6 +239,10 @@ mod tests {
         let id = format!("extension_session/{}.{}.shelf", base32(5), base32(7));
         let scope = Scope { tenant: TO, user: UserId(8), app: AppId::new("shelf").unwrap() };
         assert_eq!(&at(&id).unwrap(), scope.address().place());
+        assert_eq!(&at(&format!("files/{}", base32(5))).unwrap(), Files::address(TO).place());
+        let set = at(&format!("configuration/app.{}.shelf", base32(5))).unwrap();
+        let to = configuration::Scope::App { tenant: Some(TO), app: scope.app };
+        assert_eq!(&set, to.address().unwrap().place());
         let developer = at(&format!("developer/{}", UserId(7))).unwrap();
         assert_eq!(&developer, Developer::address(UserId(8), TO).place());
         let foreign = [
@@ -223,6 +252,11 @@ mod tests {
             format!("extension_session/{}.{}.shelf", base32(9), base32(7)),
             format!("user/{}", UserId(7)),
             "claim/email/00".to_owned(),
+            format!("files/{}", base32(9)),
+            format!("configuration/user.{}.{}.shelf", base32(5), base32(7)),
+            format!("configuration/tenant.{}", base32(9)),
+            "configuration/platform".to_owned(),
+            "configuration/app.-.shelf".to_owned(),
         ];
         for stream in foreign {
             assert_eq!(at(&stream), None, "{stream}");
@@ -238,6 +272,8 @@ mod tests {
             assert!(may_be_carried(&header(stream, event)));
         }
         assert!(carried("app/x", "created") && !is_carried(&header("app/x", "created"), false));
+        assert!(carried("configuration/tenant.x", "configured"));
+        assert!(!carried("configuration/user.x.y.-", "configured"), "it is the user's own");
         for kind in ["user", "session", "api_keys", "second_factors", "mail_link", "claim", "new"] {
             assert!(!carried(&format!("{kind}/x"), "created"), "{kind}");
         }

@@ -102,7 +102,8 @@ pub(crate) async fn run(
     let Profile { connections, rate, .. } = *profile;
     let beat = |number| rate.map(|rate| Beat::of(number, connections, rate));
     let flooding = async |end| {
-        let pours = (0..connections).map(|number| pour(target, &requests, (number, beat(number)), end));
+        let pours =
+            (0..connections).map(|number| pour(target, &requests, (number, beat(number)), end));
         sum(join_all(pours).await)
     };
     let (pairs, answers) = contrast(target, &probes, profile, flooding).await?;

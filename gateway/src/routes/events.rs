@@ -1,15 +1,18 @@
 //! `/v1/events`: the tenant's events as server-sent events, who reads them, and what services
 //! tell beside them.
 
+use std::collections::BTreeMap;
+
 use activity::feed::{Audience, DATA_BYTES_MAX, Feed, NAME_BYTES_MAX, Telling};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use supervision::Refusal;
-use types::{TenantId, UserId};
+use types::{AppId, TenantId, UserId};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -23,6 +26,10 @@ use crate::streaming::{self, Reading};
 
 /// The names that the stream itself uses.
 const RESERVED: [&str; 2] = ["closed", "resync"];
+/// The event that tells which panels are to be drawn anew.
+const PANEL_REFRESH: &str = "panel_refresh";
+/// Tenants and apps whose events are counted one by one.
+const COUNTED_MAX: usize = 10_000;
 
 pub(super) fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -74,16 +81,23 @@ struct StatsView {
     /// Readers that the server has ended since its start, by reason
     #[schema(value_type = Object)]
     dropped: Value,
+    /// Events that services have published since the server's start
+    published: u64,
+    /// Those of the tenant in `X-Tenant-ID`, by app; under an empty name those of no app
+    #[schema(value_type = Object)]
+    published_by_app: BTreeMap<String, u64>,
 }
 
 /// How many read
 #[utoipa::path(get, path = "/v1/events/stats", tag = tag::GATEWAY,
     security(("service_token" = [])),
     responses((status = 200, body = StatsView), (status = 401), (status = 403)))]
-async fn stats(State(app): State<App>, Service(_entered): Service) -> Json<StatsView> {
+async fn stats(State(app): State<App>, Service(entered): Service) -> Json<StatsView> {
     let figures = app.system.port::<Feed>().figures();
     let dropped = json!(figures.dropped);
-    Json(StatsView { channels: figures.channels, clients: figures.readers, dropped })
+    let (published, published_by_app) = app.system.port::<Published>().of(entered.caller.tenant);
+    let (channels, clients) = (figures.channels, figures.readers);
+    Json(StatsView { channels, clients, dropped, published, published_by_app })
 }
 
 fn default_tenant() -> String {
@@ -122,11 +136,11 @@ struct PublishEventRequest {
 }
 
 impl PublishEventRequest {
-    /// `SCOPE.ACTION`, or the one that there is.
-    fn name(&self) -> Result<String, Refusal> {
+    /// `SCOPE.ACTION`, or the one that there is; an app's begins with the app's id.
+    fn name(&self, app: Option<&AppId>) -> Result<String, Refusal> {
         let parts = [self.scope.as_str(), self.action.as_str()];
         let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        let name = parts.join(".");
+        let name = app_name(app, parts.join("."));
         let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte);
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_fit) {
             let message = format!(
@@ -141,8 +155,8 @@ impl PublishEventRequest {
         Ok(name)
     }
 
-    fn telling(self) -> Result<Telling, Refusal> {
-        let name = self.name()?;
+    fn telling(self, app: Option<&AppId>) -> Result<Telling, Refusal> {
+        let name = self.name(app)?;
         let unfit = |_| Refusal::invalid("user_id", "is not an id");
         let user = Some(&self.user_id).filter(|text| !text.is_empty());
         let user = user.map(|text| text.parse::<UserId>().map_err(unfit)).transpose()?;
@@ -158,6 +172,46 @@ impl PublishEventRequest {
         }
         let audience = user.map_or(Audience::Tenant, Audience::User);
         Ok(Telling::new(name, audience, whole).of_family("events:read"))
+    }
+}
+
+/// An app's events begin with its id; what redraws a panel is nobody's event.
+fn app_name(app: Option<&AppId>, name: String) -> String {
+    let Some(app) = app.filter(|_| !name.is_empty() && name != PANEL_REFRESH) else { return name };
+    let rest = name.strip_prefix(app.as_str());
+    match rest.is_some_and(|rest| rest.starts_with('.')) {
+        true => name,
+        false => format!("{app}.{name}"),
+    }
+}
+
+/// Who has published how much since the start, by tenant and app. A port.
+#[derive(Default)]
+pub(crate) struct Published(Mutex<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    total: u64,
+    of: BTreeMap<(TenantId, String), u64>,
+}
+
+impl Published {
+    /// Beyond [`COUNTED_MAX`] tenants and apps only the sum goes on.
+    fn count(&self, tenant: TenantId, app: Option<&AppId>) {
+        let mut counts = self.0.lock();
+        counts.total += 1;
+        let key = (tenant, app.map(ToString::to_string).unwrap_or_default());
+        if counts.of.len() < COUNTED_MAX || counts.of.contains_key(&key) {
+            *counts.of.entry(key).or_default() += 1;
+        }
+    }
+
+    /// All, and those of a tenant by app.
+    fn of(&self, tenant: TenantId) -> (u64, BTreeMap<String, u64>) {
+        let counts = self.0.lock();
+        let own = counts.of.range((tenant, String::new())..);
+        let own = own.take_while(|((of, _), _)| *of == tenant);
+        (counts.total, own.map(|((_, app), count)| (app.clone(), *count)).collect())
     }
 }
 
@@ -182,9 +236,15 @@ async fn publish_event(
 ) -> Result<Json<PublishView>, Problem> {
     let request = body.value;
     let tenant: TenantId = streaming::service_tenant(&entered, "body", &request.tenant_id)?;
-    let telling = request.telling()?;
+    let own = entered.caller.app.as_ref();
+    let telling = request.telling(own)?;
     app.identity.admit_service(tenant, None).await?;
+    if let Some(own) = own {
+        let (origin, user) = (app.origin(&entered.caller, entered.request), entered.caller.user);
+        app.extensions.admit_runtime(&app.system, (own, tenant, user), &origin).await?;
+    }
     let clients = app.system.port::<Feed>().publish(tenant, telling, app.system.clock().now());
+    app.system.port::<Published>().count(tenant, own);
     Ok(Json(PublishView { published: true, clients }))
 }
 
@@ -193,7 +253,23 @@ mod tests {
     use super::*;
 
     fn request(body: Value) -> Result<Telling, Refusal> {
-        serde_json::from_value::<PublishEventRequest>(body).unwrap().telling()
+        serde_json::from_value::<PublishEventRequest>(body).unwrap().telling(None)
+    }
+
+    #[test]
+    fn an_apps_event_begins_with_its_id() {
+        let app = AppId::new("shelf").ok();
+        let name = |name: &str| app_name(app.as_ref(), name.to_owned());
+        assert_eq!(name("added"), "shelf.added");
+        assert_eq!(name("shelf.added"), "shelf.added");
+        assert_eq!(name("shelfish.added"), "shelf.shelfish.added");
+        assert_eq!(name(PANEL_REFRESH), PANEL_REFRESH);
+        let published = Published::default();
+        published.count(TenantId(7), app.as_ref());
+        published.count(TenantId(7), None);
+        published.count(TenantId(8), None);
+        let (total, own) = published.of(TenantId(7));
+        assert_eq!((total, own), (3, BTreeMap::from([(String::new(), 1), ("shelf".into(), 1)])));
     }
 
     #[test]

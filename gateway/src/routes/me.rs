@@ -133,6 +133,8 @@ struct Settings {
     max_tool_rounds: Option<u64>,
     /// For the platform's clients
     max_response_tokens: Option<u64>,
+    /// Whether what apps tell the user goes by mail, too
+    notify_by_mail: Option<bool>,
 }
 
 impl Settings {

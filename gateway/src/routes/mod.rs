@@ -10,6 +10,8 @@ mod auth;
 mod backups;
 mod billing;
 mod calls;
+mod completions;
+mod configuration;
 mod confirmation_page;
 mod confirmations;
 mod console;
@@ -34,6 +36,7 @@ mod mail_pages;
 mod marketplace;
 mod me;
 mod members;
+mod notices;
 mod oauth;
 mod oauth_page;
 mod operator;
@@ -49,13 +52,17 @@ mod portal;
 mod probes;
 mod registry;
 mod registry_older;
+mod reports;
 mod roles;
 mod sandbox_pages;
 mod scopes;
 mod secrets;
 mod sessions;
 mod signing_keys;
+mod skeleton;
+mod standing;
 mod statement;
+mod storage;
 mod store;
 mod stripe;
 mod subscriptions;
@@ -67,6 +74,7 @@ mod usage;
 mod users;
 mod webhooks;
 
+pub(crate) use events::Published;
 pub(crate) use portability::parse_key as parse_export_key;
 pub(crate) use tickets::Tickets;
 
@@ -77,9 +85,9 @@ use supervision::{Class, Refusal};
 use tower::util::MapRequestLayer;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::acting;
 use crate::app::App;
 use crate::front::note_route;
+use crate::named_user;
 use crate::openapi::{self, Documents};
 use crate::problem::Problem;
 
@@ -92,7 +100,7 @@ fn of_the_portal() -> OpenApiRouter<App> {
         .merge(statement::router())
         .merge(marketplace::router())
         .merge(hosts::router())
-        .layer(axum::middleware::from_fn(acting::named_user))
+        .layer(axum::middleware::from_fn(named_user::named_user))
 }
 
 /// Every route with its declaration, and the document that they make.
@@ -122,6 +130,12 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(calls::router())
         .merge(secrets::router())
         .merge(store::router())
+        .merge(skeleton::router())
+        .merge(storage::router())
+        .merge(notices::router())
+        .merge(configuration::router())
+        .merge(completions::router())
+        .merge(reports::router())
         .merge(install_keys::router())
         .merge(webhooks::router())
         .merge(oauth::router())

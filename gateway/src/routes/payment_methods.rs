@@ -5,11 +5,11 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use billing::plan_limits::Plans;
 use billing::payments::account::{
     BillingAccount, Conclude, NoteMethods, PROFILE_CHARACTERS_MAX, Profile, SetProfile,
 };
 use billing::payments::provider::Method;
+use billing::plan_limits::Plans;
 use serde::{Deserialize, Serialize};
 use supervision::Refusal;
 use types::{PlainText, TenantId};

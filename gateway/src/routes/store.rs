@@ -201,7 +201,7 @@ fn etag(version: u64) -> String {
 }
 
 /// The version that a request insists on; 422 for what is no version.
-fn insisted(headers: &HeaderMap, body: Option<&str>) -> Result<Option<u64>, Refusal> {
+pub(super) fn insisted(headers: &HeaderMap, body: Option<&str>) -> Result<Option<u64>, Refusal> {
     let of_header = headers.get(header::IF_MATCH).map(|value| value.to_str().unwrap_or_default());
     let Some(text) = of_header.or(body).filter(|text| *text != "*") else { return Ok(None) };
     let number = text.trim().trim_start_matches("W/").trim_matches('"').parse();
@@ -217,7 +217,7 @@ fn filter(fields: Map<String, Value>) -> Result<Option<Filter>, Refusal> {
     parsed.map(Some).map_err(|message| Refusal::invalid("where", message))
 }
 
-fn with_etag(mut response: Response<Body>, version: u64) -> Response<Body> {
+pub(super) fn with_etag(mut response: Response<Body>, version: u64) -> Response<Body> {
     if let Ok(value) = HeaderValue::from_str(&etag(version)) {
         response.headers_mut().insert(header::ETAG, value);
     }

@@ -44,11 +44,13 @@ const NO_IDS: &[&str] = &[
     "path",
     "per_page",
     "permanent",
+    "prefix",
     "provider",
     "resource",
     "role",
     "scope",
     "search",
+    "section",
     "since",
     "sort",
     "source",
@@ -262,6 +264,13 @@ impl Matrix {
         id("/v1/billing/holds/", "id", |it| &it.hold);
         id("/v1/internal/events/", "id", |it| &it.hold);
         id("", "task_id", |it| &it.task);
+        // What reports name is kept as it is said, but for the user and the app.
+        id("", "actor_id", |it| &it.user.id);
+        id("", "target_id", |it| &it.hold);
+        id("", "chain_id", |it| &it.trace);
+        id("", "parent_task_id", |it| &it.task);
+        id("", "worker_id", |it| &it.hold);
+        id("/v1/internal/config/", "scope_id", |it| &it.user.id);
         id("/v1/operator/flights/", "id", |it| &it.task);
         id("/v1/operator/tenants/", "id", |it| &it.user.id);
         id("/v1/operator/actors/", "id", |it| &it.user.id);
@@ -297,6 +306,8 @@ impl Matrix {
             Some("collection") => "book".to_owned(),
             Some("window") => "month".to_owned(),
             Some("number") => "1".to_owned(),
+            Some("scope") => "tenant".to_owned(),
+            Some("section") => "inbox".to_owned(),
             Some("path" | "provider") => "probe".to_owned(),
             Some(name) => value(name),
             None => part.to_owned(),

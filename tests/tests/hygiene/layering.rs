@@ -22,7 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["confirmations"],
     &["control"],
     &["agents", "broker"],
-    &["extensions"],
+    &["extensions", "keeping"],
     &["market"],
     &["portability"],
     &["gateway"],

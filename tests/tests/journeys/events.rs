@@ -222,7 +222,8 @@ async fn a_service_tells_and_reads_and_counts() {
     let user = api.user("ada").await;
     let tenant = user.id.replace("_u_", "_t_");
     let stats = async || api.get("/v1/events/stats").service().send().await.ok(200);
-    let nobody = json!({"channels": 0, "clients": 0, "dropped": {}});
+    let nobody = json!({"channels": 0, "clients": 0, "dropped": {}, "published": 0,
+        "published_by_app": {}});
     assert_eq!(stats().await, nobody);
     let body = json!({"action": "panel_refresh", "data": {"panels": ["a"]}});
     assert_eq!(publish(api, &tenant, &body).await, json!({"published": true, "clients": 0}));

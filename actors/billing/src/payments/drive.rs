@@ -137,12 +137,8 @@ async fn verdict(
     }
     let (tenant, charge) = (view.asked.tenant, view.asked.id.0);
     let verdict = charged(&view, system.journal().keys());
-    let told = payments.verdicts.settled(
-        payments.system()?,
-        (tenant, charge),
-        verdict,
-        origin.clone(),
-    );
+    let told =
+        payments.verdicts.settled(payments.system()?, (tenant, charge), verdict, origin.clone());
     told.await?;
     system.directory::<Payment>().ask(address, NoteTold, origin.clone()).await
 }
