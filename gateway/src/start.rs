@@ -510,6 +510,7 @@ fn describers() -> activity::Describers {
         .with("extension_session", extensions::describe)
         .with("ai_completion", keeping::describe_completion)
         .with("report", keeping::describe_report)
+        .with_note("report", keeping::note_report)
         .with("tasks", extensions::describe_tasks)
         .with("erasure", identity::erasure::describe)
         .with("install", market::tell::describe_install)

@@ -272,8 +272,12 @@ impl AuditEntry {
     /// Shows what a service has noted in place of that it has noted something.
     fn noted(&mut self, note: AuditNote) {
         let AuditNote { actor_id, actor_type, action, target_type, target_id, source, .. } = note;
-        self.user_id = actor_id.parse::<UserId>().ok().map(|user| user.to_string());
-        (self.actor_id, self.actor_type, self.action) = (actor_id, actor_type, action);
+        // Whoever is sealed in the note is known by the record's caller alone.
+        if !actor_id.is_empty() {
+            self.user_id = actor_id.parse::<UserId>().ok().map(|user| user.to_string());
+            self.actor_id = actor_id;
+        }
+        (self.actor_type, self.action) = (actor_type, action);
         (self.target_type, self.target_id, self.source) = (target_type, target_id, source);
         (self.ip_address, self.changes, self.metadata) =
             (note.ip_address, note.changes, note.metadata);

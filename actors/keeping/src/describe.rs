@@ -1,12 +1,13 @@
 //! What reports and questions to a model mean as actions. Everything else of this crate is told by
 //! its header.
 
-use activity::{ActionItem, ActionStatus, ActionType};
+use activity::{ActionItem, ActionStatus, ActionType, AuditNote};
+use serde_json::{Map, Value};
 use supervision::Event as _;
 use types::AppId;
 
 use crate::completion::AiCompletionEvent;
-use crate::report::{ReportEvent, Reported, Sort};
+use crate::report::{Details, ReportEvent, Reported, Sort};
 
 /// What a question to a model is called, as in a step.
 const COMPLETE: &str = "ai.complete";
@@ -41,6 +42,28 @@ pub fn describe_report(event: &str, version: u16, bytes: &[u8]) -> Vec<ActionIte
         false => (ActionStatus::Error, Some("reported_failure".to_owned())),
     };
     vec![ActionItem { status, error, ..item(app, action, action_type) }]
+}
+
+/// What of an audit log's entry a report holds in clear. What is about a user is sealed under that
+/// user's key and not shown here.
+pub fn note_report(event: &str, version: u16, bytes: &[u8]) -> Option<AuditNote> {
+    let ReportEvent::Reported(reported) = ReportEvent::decode(event, version, bytes).ok()?;
+    let facts = match &reported.details {
+        Details::Open(facts) => facts.read::<Map<String, Value>>().unwrap_or_default(),
+        Details::OfUser(_) => Map::new(),
+    };
+    let text = |name: &str| facts.get(name).and_then(Value::as_str).map(str::to_owned);
+    Some(AuditNote {
+        actor_id: text("actor_id").unwrap_or_default(),
+        actor_type: reported.actor_type,
+        action: reported.action,
+        target_type: reported.target_type,
+        target_id: text("target_id").unwrap_or_default(),
+        source: reported.source,
+        ip_address: text("ip_address"),
+        changes: facts.get("changes").cloned(),
+        metadata: facts.get("metadata").cloned(),
+    })
 }
 
 /// Reads the action out of a question's event; the question itself is told by its header.

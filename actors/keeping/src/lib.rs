@@ -24,7 +24,7 @@ mod golden;
 use supervision::system::SystemBuilder;
 use supervision::{Address, Entity, Home, OwnerKey};
 
-pub use describe::{describe_completion, describe_report};
+pub use describe::{describe_completion, describe_report, note_report};
 pub use tell::tell_notices;
 pub use words::Words;
 

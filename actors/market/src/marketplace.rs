@@ -6,7 +6,7 @@
 //!
 //! Who installs or reviews from a sandbox leaves no trace in the listing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use billing::numbers::{Numbers, TakeNumbers, numbers_address};

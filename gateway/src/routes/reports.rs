@@ -4,7 +4,7 @@
 //! A report stands in the tenant's chain like any other action and is found there by the trace id
 //! of its request. It costs nothing, whatever it says of prices.
 
-use activity::{ActionPage, ActionStatus, ActionType, Filter, PER_PAGE_MAX, Whose};
+use activity::{ActionPage, ActionStats, ActionStatus, ActionType, Filter, PER_PAGE_MAX, Whose};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -41,6 +41,8 @@ pub(super) fn router() -> OpenApiRouter<App> {
         .routes(routes!(audit))
         .routes(routes!(report_action))
         .routes(routes!(actions_of_user))
+        .routes(routes!(stats_of_user))
+        .routes(routes!(stats_of_app))
         .routes(routes!(processes))
 }
 
@@ -299,6 +301,7 @@ async fn actions_of_user(
         page: query.page,
         per_page: query.per_page,
         cursor,
+        ..Filter::default()
     };
     let named = Named { place: "query", user_id: &query.user_id, ..Named::default() };
     let of = standing(&app, entered, named).await?;
@@ -306,6 +309,54 @@ async fn actions_of_user(
     let read = move || app.activity.list(&app.system, of.tenant, Whose::Caller(&label), &filter);
     let page = tokio::task::spawn_blocking(read).await.map_err(|_| Refusal::crashed())??;
     Ok(Json(page))
+}
+
+/// Whose actions are counted.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct UserQuery {
+    user_id: String,
+}
+
+async fn counted(app: App, of: Standing, filter: Filter) -> Result<Json<ActionStats>, Problem> {
+    let label = of.user.map(|user| format!("user/{user}"));
+    let count = move || {
+        let whose = label.as_deref().map_or(Whose::All, Whose::Caller);
+        app.activity.stats(&app.system, of.tenant, whose, &filter)
+    };
+    let stats = tokio::task::spawn_blocking(count).await.map_err(|_| Refusal::crashed())??;
+    Ok(Json(stats))
+}
+
+/// A user's actions in the service's tenant, counted as `/v1/actions/stats` does
+#[utoipa::path(get, path = "/v1/internal/actions/stats", tag = tag::GATEWAY,
+    security(("service_token" = [])), params(UserQuery),
+    responses((status = 200, body = ActionStats), (status = 401), (status = 403), (status = 404),
+        (status = 422)))]
+async fn stats_of_user(
+    State(app): State<App>,
+    Service(entered): Service,
+    Query(query): Query<UserQuery>,
+) -> Result<Json<ActionStats>, Problem> {
+    let named = Named { place: "query", user_id: &query.user_id, ..Named::default() };
+    let of = standing(&app, entered, named).await?;
+    of.user()?;
+    counted(app, of, Filter::default()).await
+}
+
+/// What an app has done in the service's tenant, counted as `/v1/actions/stats` does
+#[utoipa::path(get, path = "/v1/internal/actions/stats/extension/{app_id}", tag = tag::GATEWAY,
+    security(("service_token" = [])), params(("app_id" = String, Path)),
+    responses((status = 200, body = ActionStats), (status = 401), (status = 403), (status = 404),
+        (status = 422)))]
+async fn stats_of_app(
+    State(app): State<App>,
+    Service(entered): Service,
+    Path(app_id): Path<String>,
+) -> Result<Json<ActionStats>, Problem> {
+    let named = Named { place: "path", extension_id: &app_id, ..Named::default() };
+    let of = standing(&app, entered, named).await?;
+    counted(app, of, Filter { app_id: Some(app_id), ..Filter::default() }).await
 }
 
 /// A call or batch that is under way.
