@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use activity::feed::{Feed, Tellers};
 use activity::operator_act::{self, Noted};
+use automations::{AutomationsApp, AutomationsFarewell, Automator};
 use confirmations::Executors;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use extensions::Outside;
@@ -163,6 +164,7 @@ impl Running {
     pub async fn stop(self) {
         self.stop.send_replace(true);
         let _ = self.serving.await;
+        self.app.system.port::<Automator>().close();
         self.app.extensions.let_go_of_tasks().await;
         self.supervisor.stop(None);
         if !self.supervisor_ended.is_finished() {
@@ -344,8 +346,10 @@ pub(crate) fn build(
         ..extensions::Settings::default()
     };
     let built_in: Vec<Arc<dyn extensions::BuiltIn>> =
-        vec![DeveloperApp::hosting(apps.clone(), Some(outside.clone()))];
+        vec![DeveloperApp::hosting(apps.clone(), Some(outside.clone())), Arc::new(AutomationsApp)];
     let extensions = extensions::Extensions::new(settings, apps.clone(), built_in);
+    let feed = Feed::new(tellers());
+    let automator = Automator::new(feed.clone(), identity.frozen().clone());
     let builder = builder.port(Executors::new(vec![extensions.clone()]));
     let builder = builder.port(Arc::new(routes::Tickets::default()));
     let portability = Portability::new(identity.clone(), apps.clone());
@@ -354,21 +358,23 @@ pub(crate) fn build(
         Arc::new(billing::farewell::BillingFarewell),
         market::farewell::MarketFarewell::new(apps.clone()),
         extensions::ExtensionsFarewell::new(extensions.clone()),
+        AutomationsFarewell::new(automator.clone()),
         portability::copies::PortabilityFarewell::new(portability.clone()),
     ];
     let builder = builder.port(extensions.clone());
     let builder = builder.port(Arc::new(identity::erasure::Farewells::new(farewells)));
     let market = Market::with(apps, market_settings(args), Some(outside));
     let bookkeeper = Bookkeeper::new();
-    let feed = Feed::new(tellers());
     let freezer = Freezer::new(extensions.clone(), identity.frozen().clone());
     let builder = builder.port(feed.clone()).port(freezer.clone()).port(oauth);
-    let builder = builder.port(bookkeeper.clone());
-    let builder = market::register(extensions::register(broker::register(builder)));
+    let builder = builder.port(bookkeeper.clone()).port(automator.clone());
+    let builder = automations::register(extensions::register(broker::register(builder)));
+    let builder = market::register(builder);
     let system = portability::register(builder, &portability).start();
     let epochs = identity.epochs().clone();
     feed.attach(system.journal(), move || epochs.rises());
     bookkeeper.attach(system.journal());
+    automator.attach(system.journal());
     Ok(Built { system, extensions, market, portability, freezer })
 }
 
@@ -405,6 +411,8 @@ async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, 
     }
     let apps = system.port::<Storefront>().load(&system);
     tracing::debug!(apps, "the shop window is laid out");
+    let rules = system.port::<Automator>().load(&system);
+    tracing::debug!(rules, "what sets rules off is known");
     let recovered = system.recover()?;
     let (service_token, derived) = service_token(args, &master)?;
     let (stop, stopping) = watch::channel(false);
@@ -466,6 +474,7 @@ async fn note_accepted_loss(system: &System, hash: &str) -> Result<(), Refusal> 
 fn tellers() -> Tellers {
     Tellers::default()
         .with("app", control::tell::tell)
+        .with("automations", automations::tell)
         .with("confirmation", confirmations::tell)
         .with("earnings", market::tell::tell_earnings)
         .with("install", market::tell::tell_install)
@@ -488,6 +497,7 @@ fn end_readers_at_stop(app: &App) {
 
 fn describers() -> activity::Describers {
     activity::Describers::default()
+        .with("automations", automations::describe)
         .with("confirmation", confirmations::describe)
         .with("extension_session", extensions::describe)
         .with("tasks", extensions::describe_tasks)
@@ -521,7 +531,7 @@ fn first_start(
 /// The system's own actors.
 fn supervisor(app: &App, board: Board, keep_days: u32) -> Supervisor {
     let (reminders, sweeper, housekeeper) = (app.clone(), app.clone(), app.clone());
-    let (archiver, bookkeeper) = (app.clone(), app.clone());
+    let (archiver, bookkeeper, automator) = (app.clone(), app.clone(), app.clone());
     let turnstile = app.admission.turnstile().clone();
     let children = vec![
         periodic("reminders", REMINDERS_PERIOD, move || {
@@ -547,6 +557,13 @@ fn supervisor(app: &App, board: Board, keep_days: u32) -> Supervisor {
             async move {
                 let books = app.system.port::<Bookkeeper>();
                 while books.run(&app.system).await {}
+            }
+        }),
+        periodic("automations", automations::automator::PERIOD, move || {
+            let app = automator.clone();
+            async move {
+                let automator = app.system.port::<Automator>();
+                while automator.run(&app.system).await {}
             }
         }),
         periodic("archiver", archive::ARCHIVE_PERIOD, move || {

@@ -129,3 +129,6 @@ mod tasks;
 
 #[path = "journeys/agencies.rs"]
 mod agencies;
+
+#[path = "journeys/automations.rs"]
+mod automations;

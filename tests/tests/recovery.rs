@@ -13,6 +13,8 @@
 #![expect(clippy::unwrap_used, reason = "a check that cannot set itself up has failed")]
 #![expect(clippy::print_stdout, reason = "the child tells where it listens, and the sum is told")]
 
+#[path = "recovery/automating.rs"]
+mod automating;
 #[path = "recovery/confirming.rs"]
 mod confirming;
 

@@ -104,6 +104,11 @@ pub fn plan(id: &str) -> Option<&'static Plan> {
     PLANS.iter().find(|plan| plan.id == id)
 }
 
+/// How many automations a tenant may have, `None` for as many as it likes, and on which plan.
+pub fn automations_cap(_tenant: types::TenantId) -> (Option<i64>, &'static str) {
+    (FREE.automations, FREE.id)
+}
+
 /// A plan as callers see it: exactly these keys.
 #[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct PlanResponse {

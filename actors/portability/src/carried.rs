@@ -8,6 +8,7 @@
 //! | `wallet` | yes | credits, holds and the ledger, without `ledger_numbered`: see below |
 //! | `extension_session` | yes | documents, and what ran |
 //! | `tasks` | no | what runs, runs on where it began; what it did is in the sessions |
+//! | `automations` | no | they act by themselves, and go on where they were made |
 //! | `app`, `developer` | elsewhere only | an app's id and a nickname are unique in one place |
 //! | `user` | no | members' addresses and names go along; a password hash stays |
 //! | `session`, `api_keys`, `second_factors` | no | secrets, and what is proven with them |

@@ -5,6 +5,8 @@ mod actions;
 mod admin_apps;
 mod agencies;
 mod auth;
+mod automations;
+mod automations_internal;
 mod backups;
 mod billing;
 mod calls;
@@ -97,6 +99,8 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(oauth::router())
         .merge(confirmations::router())
         .merge(tasks::router())
+        .merge(automations::router())
+        .merge(automations_internal::router())
         .merge(actions::router())
         .merge(events::router())
         .merge(operator::router())

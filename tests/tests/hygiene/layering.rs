@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["control"],
     &["agents", "broker"],
     &["extensions"],
-    &["market"],
+    &["automations", "market"],
     &["portability"],
     &["gateway"],
     &["journeys", "benches"],
