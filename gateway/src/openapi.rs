@@ -85,6 +85,7 @@ pub fn declare_keys(document: &mut utoipa::openapi::OpenApi) {
         "suspend_app",
         "disable_extension",
         "disable_extension_of_user",
+        "automation_check_timeout",
         "approve_app",
         "reject_app",
         "sync_app_pricing",

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use activity::feed::{Feed, Tellers};
 use activity::operator_act::{self, Noted};
+use automations::{AutomationsApp, AutomationsFarewell, Automator};
 use billing::payments::Payments;
 use confirmations::Executors;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
@@ -168,6 +169,7 @@ impl Running {
     pub async fn stop(self) {
         self.stop.send_replace(true);
         let _ = self.serving.await;
+        self.app.system.port::<Automator>().close();
         self.app.extensions.let_go_of_tasks().await;
         self.supervisor.stop(None);
         if !self.supervisor_ended.is_finished() {
@@ -353,8 +355,10 @@ pub(crate) fn build(
         ..extensions::Settings::default()
     };
     let built_in: Vec<Arc<dyn extensions::BuiltIn>> =
-        vec![DeveloperApp::hosting(apps.clone(), Some(outside.clone()))];
+        vec![DeveloperApp::hosting(apps.clone(), Some(outside.clone())), Arc::new(AutomationsApp)];
     let extensions = extensions::Extensions::new(settings, apps.clone(), built_in);
+    let feed = Feed::new(tellers());
+    let automator = Automator::new(feed.clone(), identity.frozen().clone());
     let builder = builder.port(Executors::new(vec![extensions.clone()]));
     let builder = builder.port(Arc::new(routes::Tickets::default()));
     let builder = builder.port(Arc::new(routes::Published::default()));
@@ -365,22 +369,24 @@ pub(crate) fn build(
         Arc::new(broker::farewell::BrokerFarewell),
         market::farewell::MarketFarewell::new(apps.clone()),
         extensions::ExtensionsFarewell::new(extensions.clone()),
+        AutomationsFarewell::new(automator.clone()),
         portability::copies::PortabilityFarewell::new(portability.clone()),
     ];
     let builder = builder.port(extensions.clone());
     let builder = builder.port(Arc::new(identity::erasure::Farewells::new(farewells)));
     let market = Market::with(apps, market_settings(args), Some(outside));
     let bookkeeper = Bookkeeper::new();
-    let feed = Feed::new(tellers());
     let freezer = Freezer::new(extensions.clone(), identity.frozen().clone());
     let builder = builder.port(feed.clone()).port(freezer.clone()).port(oauth);
-    let builder = builder.port(bookkeeper.clone());
+    let builder = builder.port(bookkeeper.clone()).port(automator.clone());
     let builder = keeping::register(extensions::register(broker::register(builder)));
+    let builder = automations::register(builder);
     let builder = market::register(builder);
     let system = portability::register(builder, &portability).start();
     let epochs = identity.epochs().clone();
     feed.attach(system.journal(), move || epochs.rises());
     bookkeeper.attach(system.journal());
+    automator.attach(system.journal());
     Ok(Built { system, extensions, market, portability, freezer })
 }
 
@@ -419,6 +425,8 @@ async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, 
     tracing::debug!(apps, "the shop window is laid out");
     let buying = system.port::<Payments>().load(&system);
     tracing::debug!(buying, "tenants whose credits are bought by themselves");
+    let rules = system.port::<Automator>().load(&system);
+    tracing::debug!(rules, "what sets rules off is known");
     let recovered = system.recover()?;
     let (service_token, derived) = service_token(args, &master)?;
     let (stop, stopping) = watch::channel(false);
@@ -480,6 +488,7 @@ async fn note_accepted_loss(system: &System, hash: &str) -> Result<(), Refusal> 
 fn tellers() -> Tellers {
     Tellers::default()
         .with("app", control::tell::tell)
+        .with("automations", automations::tell)
         .with("billing_account", billing::payments::tell::tell_account)
         .with("confirmation", confirmations::tell)
         .with("earnings", market::tell::tell_earnings)
@@ -506,6 +515,7 @@ fn end_readers_at_stop(app: &App) {
 
 fn describers() -> activity::Describers {
     activity::Describers::default()
+        .with("automations", automations::describe)
         .with("confirmation", confirmations::describe)
         .with("extension_session", extensions::describe)
         .with("ai_completion", keeping::describe_completion)
@@ -544,7 +554,8 @@ fn first_start(
 /// The system's own actors.
 fn supervisor(app: &App, board: Board, keep_days: u32) -> Supervisor {
     let (reminders, sweeper, housekeeper) = (app.clone(), app.clone(), app.clone());
-    let (archiver, bookkeeper, buyer) = (app.clone(), app.clone(), app.clone());
+    let (archiver, bookkeeper) = (app.clone(), app.clone());
+    let (buyer, automator) = (app.clone(), app.clone());
     let turnstile = app.admission.turnstile().clone();
     let children = vec![
         periodic("reminders", REMINDERS_PERIOD, move || {
@@ -575,6 +586,13 @@ fn supervisor(app: &App, board: Board, keep_days: u32) -> Supervisor {
         periodic("top up", billing::payments::auto_top_up::PERIOD, move || {
             let app = buyer.clone();
             async move { app.system.port::<Payments>().top_up_what_is_low(&app.system).await }
+        }),
+        periodic("automations", automations::automator::PERIOD, move || {
+            let app = automator.clone();
+            async move {
+                let automator = app.system.port::<Automator>();
+                while automator.run(&app.system).await {}
+            }
         }),
         periodic("archiver", archive::ARCHIVE_PERIOD, move || {
             let app = archiver.clone();

@@ -150,5 +150,7 @@ mod tasks;
 #[path = "journeys/agencies.rs"]
 mod agencies;
 
+#[path = "journeys/automations.rs"]
+mod automations;
 #[path = "journeys/payments.rs"]
 mod payments;

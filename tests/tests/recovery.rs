@@ -15,6 +15,8 @@
 
 #[path = "recovery/arranging.rs"]
 mod arranging;
+#[path = "recovery/automating.rs"]
+mod automating;
 #[path = "recovery/background.rs"]
 mod background;
 #[path = "recovery/confirming.rs"]

@@ -37,7 +37,7 @@ use futures::future::BoxFuture;
 use identity::confirmation_policy::ConfirmationPolicy;
 use serde_json::json;
 use supervision::idempotency::Ticketed;
-use supervision::{Address, Class, Entity as _, Refusal, System};
+use supervision::{Address, Class, Entity as _, Origin, Refusal, System};
 use types::{AppId, CallId, Caller, CallerKind, ConfirmationId, TenantId, UserId, home_of};
 
 use crate::answer::{CallAnswer, Shape};
@@ -107,6 +107,8 @@ pub(crate) enum Leave {
     Claimed,
     /// A person has confirmed this very call.
     Confirmed(Arc<Confirmed>),
+    /// Policy says, and the run has this number.
+    Numbered(CallId),
     /// An app's function calls; whether a person has confirmed what led here.
     Within { is_confirmed: bool },
 }
@@ -115,7 +117,7 @@ impl Leave {
     /// Of what a run in turn calls.
     pub(crate) fn within(&self) -> Self {
         let is_confirmed = match self {
-            Self::Policy => false,
+            Self::Policy | Self::Numbered(_) => false,
             Self::Claimed | Self::Confirmed(_) => true,
             Self::Within { is_confirmed } => *is_confirmed,
         };
@@ -134,9 +136,13 @@ impl Leave {
         }
     }
 
-    /// The id of a run: that of a confirmed call's card, or a new one.
+    /// The id of a run: that of a confirmed call's card, the one that was given, or a new one.
     pub(crate) fn run(&self, system: &System) -> CallId {
-        self.confirmed().map_or_else(|| CallId(system.new_id()), |it| it.run)
+        match self {
+            Self::Confirmed(confirmed) => confirmed.run,
+            Self::Numbered(run) => *run,
+            _ => CallId(system.new_id()),
+        }
     }
 }
 
@@ -542,19 +548,29 @@ impl Extensions {
     ) -> Result<Operated, Refusal> {
         let is_believed = is_claimed && self.believes_claims_of(&request).await?;
         let leave = if is_believed { Leave::Claimed } else { Leave::Policy };
-        let (tenant, user, origin) = (request.tenant, request.user, request.origin.clone());
+        let whose = (request.tenant, request.user, request.origin.clone());
         let function = call.function.clone();
         let nesting = Nesting { leave, ..Nesting::root() };
         let answer = self.call_nested(system, request, call, nesting).await?;
-        if let (Some(id), Some(user)) = (waits_for(&answer), user)
-            && let Ok((_, card)) = desk::card(system, tenant, id, origin).await
-            && card.is_of(tenant, user)
-            && card.opened.subject.function == function
-        {
-            return Ok(Operated::Waits(Box::new(card)));
-        }
-        Ok(Operated::Answer(Box::new(answer)))
+        Ok(operated(system, whose, answer, &function).await)
     }
+}
+
+/// What an answer is: of a call that waits it is the card, if it is really one of theirs.
+pub(crate) async fn operated(
+    system: &Arc<System>,
+    (tenant, user, origin): (TenantId, Option<UserId>, Origin),
+    answer: CallAnswer,
+    function: &str,
+) -> Operated {
+    if let (Some(id), Some(user)) = (waits_for(&answer), user)
+        && let Ok((_, card)) = desk::card(system, tenant, id, origin).await
+        && card.is_of(tenant, user)
+        && card.opened.subject.function == function
+    {
+        return Operated::Waits(Box::new(card));
+    }
+    Operated::Answer(Box::new(answer))
 }
 
 /// The code of what is no longer what was confirmed.

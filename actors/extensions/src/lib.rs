@@ -10,6 +10,7 @@
 //! over the port [`outgoing`]. Who calls an app from outside comes by a [`webhook`], for the tenant
 //! that one of its [`install_keys`] names; users connect accounts elsewhere by [`oauth`].
 //! [`store`] is the documents as an app's runtime reaches them.
+//! What the server calls for users who are not there is [`numbered`].
 //! [`built_in`] is for apps that are part of the server; [`ir`] is the format that all others are
 //! written in.
 
@@ -28,6 +29,7 @@ pub mod host_secrets;
 pub mod hosts;
 pub mod install_keys;
 pub mod ir;
+pub mod numbered;
 pub mod oauth;
 pub mod outgoing;
 pub mod outside;

@@ -13,6 +13,7 @@
 //! | `skeleton`, `notices` | no | users' own, and gone with their keys; apps make them anew |
 //! | `report`, `ai_completion` | no | what was told and done here |
 //! | `tasks` | no | what runs, runs on where it began; what it did is in the sessions |
+//! | `automations` | no | they act by themselves, and go on where they were made |
 //! | `app`, `developer` | elsewhere only | an app's id and a nickname are unique in one place |
 //! | `registration` | with its app | what the registry knows of it |
 //! | `user` | no | members' addresses and names go along; a password hash stays |

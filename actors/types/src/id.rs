@@ -173,6 +173,8 @@ ids! {
     CallId("call");
     /// A task: a call that goes on in the background. Its run has the same number.
     TaskId("task");
+    /// What an automation has done once.
+    ExecutionId("exe");
     /// A batch of calls.
     BatchId("batch");
     /// An API key.

@@ -14,8 +14,8 @@ mod time;
 
 pub use caller::{Caller, CallerKind, Scopes};
 pub use id::{
-    ActionId, AppId, BatchId, CallId, GrantId, HoldId, IdError, KeyIdentifier, RequestId,
-    SessionId, TaskId, TenantId, TransactionId, UserId, base32, spellings,
+    ActionId, AppId, BatchId, CallId, ExecutionId, GrantId, HoldId, IdError, KeyIdentifier,
+    RequestId, SessionId, TaskId, TenantId, TransactionId, UserId, base32, spellings,
 };
 pub use id::{AgentId, ConfirmationId, InvitationId, PaymentId, RoleIdentifier};
 pub use json::{JsonBytes, JsonError};

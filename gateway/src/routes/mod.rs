@@ -7,6 +7,8 @@ mod admin_apps;
 mod agencies;
 mod audit;
 mod auth;
+mod automations;
+mod automations_internal;
 mod backups;
 mod billing;
 mod calls;
@@ -141,6 +143,8 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(oauth::router())
         .merge(confirmations::router())
         .merge(tasks::router())
+        .merge(automations::router())
+        .merge(automations_internal::router())
         .merge(actions::router())
         .merge(audit::router())
         .merge(events::router())

@@ -57,6 +57,7 @@ const NO_IDS: &[&str] = &[
     "state",
     "status",
     "target_type",
+    "timezone",
     "to",
     "until",
     "window",
@@ -91,6 +92,10 @@ struct Id {
 
 /// An id of the same shape that is nobody's.
 fn random(id: &str) -> String {
+    if id.bytes().all(|byte| byte.is_ascii_digit()) {
+        // As long, so that what repeats it is as long; no tenant here has so many of anything.
+        return "9".repeat(id.len());
+    }
     let (start, end) = id.split_at(id.len() - 4);
     let other = if id.contains('_') { ["2222", "3333"] } else { ["zzzz", "yyyy"] };
     format!("{start}{}", if end == other[0] { other[1] } else { other[0] })
@@ -117,6 +122,8 @@ struct Things {
     agency: String,
     card: String,
     intent: String,
+    rule: String,
+    execution: String,
 }
 
 /// A card at the sandbox payment provider, of another sort for each, and an intent.
@@ -184,6 +191,7 @@ async fn things(server: &Server, name: &str) -> Things {
     let (key, session) = (id(&key), id(&sessions["sessions"][0]));
     let subject = format!("user:{}", user.id);
     let confirmation = waiting(api, &user, &app).await;
+    let [rule, execution] = automation_of(api, &user).await;
     Things {
         user,
         hold,
@@ -203,7 +211,18 @@ async fn things(server: &Server, name: &str) -> Things {
         agency,
         card,
         intent,
+        rule,
+        execution,
     }
+}
+
+/// A rule, and a time that it was set off.
+async fn automation_of(api: &Api, user: &User) -> [String; 2] {
+    let rule = json!({"prompt": "Say hello"});
+    let rule = api.post("/v1/automations", &rule).as_user(user).send().await.ok(200);
+    let run = format!("/v1/automations/{}/run", rule["id"]);
+    let run = api.post(&run, &json!({})).as_user(user).send().await.ok(202);
+    [rule["id"].to_string(), text(&run["execution_id"])]
 }
 
 /// A call that waits for its user.
@@ -257,6 +276,9 @@ impl Matrix {
         id("", "payment_method_id", |it| &it.card);
         id("", "payment_intent_id", |it| &it.intent);
         id("", "uid", |it| &it.user.id);
+        id("", "rule_id", |it| &it.rule);
+        id("", "execution_id", |it| &it.execution);
+        id("", "parent_execution_id", |it| &it.execution);
         id("/v1/api-keys/", "id", |it| &it.key);
         id("/v1/auth/me/factors/", "id", |it| &it.factor);
         id("/v1/auth/sessions/", "id", |it| &it.session);
@@ -386,7 +408,8 @@ const PLACE: &str = "the id of ";
 fn fill(body: &Value, value: &impl Fn(&str) -> String) -> Value {
     match body {
         Value::String(text) => match text.strip_prefix(PLACE) {
-            Some(name) => value(name).into(),
+            // An id that is a number is one in a body.
+            Some(name) => value(name).parse().map_or_else(|_| value(name).into(), u64::into),
             None => body.clone(),
         },
         Value::Array(items) => items.iter().map(|item| fill(item, value)).collect(),

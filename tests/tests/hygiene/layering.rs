@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["control"],
     &["agents", "broker"],
     &["extensions", "keeping"],
-    &["market"],
+    &["automations", "market"],
     &["portability"],
     &["gateway"],
     &["journeys", "benches"],

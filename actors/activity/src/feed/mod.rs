@@ -17,6 +17,7 @@
 
 mod channel;
 mod entry;
+mod follow;
 mod reader;
 mod ring;
 mod tell;
@@ -37,6 +38,7 @@ use channel::{Channel, ReaderState};
 
 pub use channel::{STALL_MS_MAX, UNSENT_BYTES_MAX};
 pub use entry::{DATA_BYTES_MAX, EntryId, EntryIdError, NAME_BYTES_MAX};
+pub use follow::{Follower, Heard, Told};
 pub use reader::{
     FRAME_BYTES_MAX, HEARTBEAT_PERIOD, Opening, REPLAY_MS_MAX, REPLAY_RECORDS_MAX, RETRY_MS,
     Reader, Standing,

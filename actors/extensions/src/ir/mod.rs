@@ -10,6 +10,7 @@
 
 mod condition;
 mod envelope;
+mod fill;
 mod issue;
 mod memory;
 mod meter;
@@ -32,6 +33,7 @@ pub use envelope::{
     FUNCTIONS_MAX, Function, IR_VERSION, Implementation, PANEL_PREFIX, PANELS_MAX, Panel,
     PanelTemplate, Render, SkeletonSection, parse,
 };
+pub use fill::{Bound, FILLED_BYTES_MAX, RESULTS_MAX, fill};
 pub use issue::{ISSUES_MAX, Issue, join};
 pub use memory::{MEMORY_DOCUMENTS_MAX, MemoryDocuments, NoHost, Smoke, smoke};
 pub use meter::VALUE_DEPTH_MAX;
