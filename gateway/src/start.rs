@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use activity::feed::{Feed, Tellers};
 use activity::operator_act::{self, Noted};
+use agents::farewell::AgentsFarewell;
+use agents::{AgentSettings, Agents};
 use confirmations::Executors;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 use extensions::Outside;
@@ -169,6 +171,7 @@ impl Running {
             let _ = self.supervisor_ended.await;
         }
         let _ = self.app.identity.write_key_uses();
+        let _ = self.app.agents.write_seen();
         self.app.system.stop().await;
     }
 
@@ -290,6 +293,7 @@ struct Opened {
 /// Every kind on an open journal: what serves, and what works on a folder that nobody serves.
 pub(crate) struct Built {
     pub(crate) system: Arc<System>,
+    agents: Arc<Agents>,
     extensions: Arc<extensions::Extensions>,
     market: Arc<Market>,
     portability: Arc<Portability>,
@@ -332,7 +336,8 @@ pub(crate) fn build(
 ) -> Result<Built, StartError> {
     let builder = identity::register(builder, identity);
     let builder = control::register(billing::register(activity::register(builder)));
-    let builder = confirmations::register(builder);
+    let agents = Agents::new(agent_settings(args), identity.clone());
+    let builder = agents::register(confirmations::register(builder), &agents);
     let apps = extensions::Apps::new();
     let outside = outside(args, master)?;
     let oauth = Arc::new(extensions::oauth::OAuth::new(&*master.derive("oauth verifiers")?));
@@ -340,7 +345,7 @@ pub(crate) fn build(
         platform_price_per_call: args.call_price,
         outside: Some(outside.clone()),
         frozen: identity.frozen().clone(),
-        guard: Some(identity.clone()),
+        guard: Some(agents.clone()),
         ..extensions::Settings::default()
     };
     let built_in: Vec<Arc<dyn extensions::BuiltIn>> =
@@ -352,6 +357,7 @@ pub(crate) fn build(
     let farewells: Vec<Arc<dyn identity::erasure::Farewell>> = vec![
         Arc::new(confirmations::farewell::ConfirmationsFarewell),
         Arc::new(billing::farewell::BillingFarewell),
+        AgentsFarewell::new(agents.clone()),
         market::farewell::MarketFarewell::new(apps.clone()),
         extensions::ExtensionsFarewell::new(extensions.clone()),
         portability::copies::PortabilityFarewell::new(portability.clone()),
@@ -369,7 +375,15 @@ pub(crate) fn build(
     let epochs = identity.epochs().clone();
     feed.attach(system.journal(), move || epochs.rises());
     bookkeeper.attach(system.journal());
-    Ok(Built { system, extensions, market, portability, freezer })
+    Ok(Built { system, agents, extensions, market, portability, freezer })
+}
+
+fn agent_settings(args: &ServeArgs) -> AgentSettings {
+    AgentSettings {
+        key_period_ms: u64::from(args.signing_key_days) * 24 * 3_600_000,
+        cache_capacity: args.token_cache.max(1),
+        ..AgentSettings::default()
+    }
 }
 
 fn market_settings(args: &ServeArgs) -> MarketSettings {
@@ -383,9 +397,10 @@ fn market_settings(args: &ServeArgs) -> MarketSettings {
 /// Lets what was built serve.
 async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, StartError> {
     let Opened { listener, address, tls, fresh, lock, master, identity } = opened;
-    let Built { system, extensions, market, portability, freezer } = built;
+    let Built { system, agents, extensions, market, portability, freezer } = built;
     Portability::clear(&system);
     identity.start(&system).await?;
+    agents.start(&system).await?;
     let given = args.operator_password.as_ref().map(|password| password.0.clone());
     let bootstrap = identity.ensure_operator(&args.operator_email, given).await?;
     if let Some(hash) = &args.accept_loss {
@@ -412,6 +427,7 @@ async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, 
     let app = App::new(Parts {
         system,
         identity,
+        agents,
         extensions,
         market,
         portability,
@@ -465,6 +481,8 @@ async fn note_accepted_loss(system: &System, hash: &str) -> Result<(), Refusal> 
 /// How the feed tells the records of each kind.
 fn tellers() -> Tellers {
     Tellers::default()
+        .with("agent", agents::tell::tell_agent)
+        .with("revoked_tokens", agents::tell::tell_revoked)
         .with("app", control::tell::tell)
         .with("confirmation", confirmations::tell)
         .with("earnings", market::tell::tell_earnings)
@@ -488,6 +506,7 @@ fn end_readers_at_stop(app: &App) {
 
 fn describers() -> activity::Describers {
     activity::Describers::default()
+        .with("agent", agents::tell::describe_agent)
         .with("confirmation", confirmations::describe)
         .with("extension_session", extensions::describe)
         .with("tasks", extensions::describe_tasks)
@@ -564,6 +583,9 @@ async fn housekeep(app: &App) {
     app.webhook_limits.housekeep();
     if let Err(refusal) = app.identity.housekeep().await {
         tracing::warn!(%refusal, "identity's housekeeping is put off");
+    }
+    if let Err(refusal) = app.agents.housekeep().await {
+        tracing::warn!(%refusal, "the agents' housekeeping is put off");
     }
     let system = app.system.clone();
     let minute = system.clock().now().0 / HOUSEKEEPING_PERIOD.as_millis() as i64;

@@ -129,3 +129,5 @@ mod tasks;
 
 #[path = "journeys/agencies.rs"]
 mod agencies;
+#[path = "journeys/agents.rs"]
+mod agents_of_tenants;

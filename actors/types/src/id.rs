@@ -187,6 +187,8 @@ ids! {
     TransactionId("txn");
     /// An agent.
     AgentId("agt");
+    /// A token of an agent's, and all that holders make of it.
+    TokenId("tok");
 }
 
 impl TenantId {

@@ -27,6 +27,7 @@ mod storm;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod verifying;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};

@@ -4,6 +4,8 @@ mod accounts;
 mod actions;
 mod admin_apps;
 mod agencies;
+mod agent_tokens;
+mod agents;
 mod auth;
 mod backups;
 mod billing;
@@ -24,6 +26,7 @@ mod import;
 mod install_keys;
 mod installs;
 mod invitation_page;
+mod issuing_keys;
 mod keys;
 mod limits;
 mod login_form;
@@ -105,11 +108,14 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(roles::router())
         .merge(scopes::router())
         .merge(agencies::router())
+        .merge(agents::router())
+        .merge(agent_tokens::router())
         .merge(users::router())
         .merge(me::router())
         .merge(operator_users::router())
         .merge(import::router())
         .merge(signing_keys::router())
+        .merge(issuing_keys::router())
         .merge(operator_actors::router())
         .merge(operator_flights::router())
         .merge(freezes::router())

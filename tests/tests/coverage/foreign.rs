@@ -35,6 +35,7 @@ const NO_IDS: &[&str] = &[
     "kind",
     "limit",
     "offset",
+    "owner",
     "page",
     "path",
     "per_page",
@@ -102,6 +103,7 @@ struct Things {
     task: String,
     scope: String,
     agency: String,
+    agent: String,
 }
 
 /// An agency that the user belongs to.
@@ -154,6 +156,9 @@ async fn things(server: &Server, name: &str) -> Things {
     let (hold, role, invitation) = (id(&hold.ok(201)), id(&role), id(&invitation));
     let (key, session) = (id(&key), id(&sessions["sessions"][0]));
     let subject = format!("user:{}", user.id);
+    let agent = json!({"name": "mine", "owner": "me", "scopes": ["wallet:read"]});
+    let agent = api.post("/v1/agents", &agent).as_user(&user).send().await.ok(201);
+    let agent = text(&agent["id"]);
     let confirmation = waiting(api, &user, &app).await;
     Things {
         user,
@@ -172,6 +177,7 @@ async fn things(server: &Server, name: &str) -> Things {
         task,
         scope,
         agency,
+        agent,
     }
 }
 
@@ -222,6 +228,8 @@ impl Matrix {
         id("", "confirmation_id", |it| &it.confirmation);
         id("", "scope_id", |it| &it.scope);
         id("", "agency_id", |it| &it.agency);
+        id("", "agent_id", |it| &it.agent);
+        id("/v1/operator/agents/", "id", |it| &it.agent);
         id("/v1/api-keys/", "id", |it| &it.key);
         id("/v1/auth/me/factors/", "id", |it| &it.factor);
         id("/v1/auth/sessions/", "id", |it| &it.session);
