@@ -44,7 +44,7 @@ const BY_FUNCTION: &[&str] = &[
 ];
 
 /// Whether a route begins with the parts of `start`; a parameter stands for any other.
-fn begins(route: &str, start: &str) -> bool {
+pub(crate) fn begins(route: &str, start: &str) -> bool {
     let mut parts = route.split('/');
     start.split('/').all(|wanted| {
         let is_same =

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use activity::Activity;
+use agents::Agents;
 use extensions::Extensions;
 use identity::Identity;
 use market::{Freezer, Market};
@@ -29,6 +30,8 @@ pub struct Parts {
     pub system: Arc<System>,
     /// Who is who.
     pub identity: Arc<Identity>,
+    /// Agents and their tokens.
+    pub agents: Arc<Agents>,
     /// Extension calls.
     pub extensions: Arc<Extensions>,
     /// Developers and their apps.

@@ -1,8 +1,8 @@
 //! Identity comes from the credential: who a request is from, before anything else is looked at.
 //!
-//! Handlers name what they accept: [`Member`] (a user's token or API key), [`Service`] (the service
-//! token), [`Either`], [`Someone`], [`Operator`]. A credential that is present but does not hold is
-//! 401, never "anonymous".
+//! Handlers name what they accept: [`Member`] (a user's token or API key, or an agent's
+//! credential), [`Service`] (the service token), [`Either`], [`Someone`], [`Operator`]. A
+//! credential that is present but does not hold is 401, never "anonymous".
 //!
 //! A service names the tenant that it acts in, and may name a user that it acts for: both must be
 //! there, be on and belong together, and the records of what it does name the user beside it.
@@ -16,6 +16,7 @@ use subtle::ConstantTimeEq as _;
 use supervision::{Refusal, RequestRef};
 use types::{Caller, CallerKind, Scopes, TenantId, UserId};
 
+use crate::agent_callers;
 use crate::api_keys;
 use crate::app::App;
 use crate::front::Peer;
@@ -118,7 +119,7 @@ impl Entered {
     }
 }
 
-fn header<'a>(parts: &'a Parts, name: &str) -> Result<Option<&'a str>, Problem> {
+pub(crate) fn header<'a>(parts: &'a Parts, name: &str) -> Result<Option<&'a str>, Problem> {
     let mut values = parts.headers.get_all(name).iter();
     let value = values.next().map(|value| value.to_str());
     if values.next().is_some() {
@@ -155,12 +156,15 @@ fn credential(parts: &Parts) -> Result<Option<&str>, Problem> {
 }
 
 /// The route as it is declared.
-fn route(parts: &Parts) -> &str {
+pub(crate) fn route(parts: &Parts) -> &str {
     let matched = parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str);
     matched.unwrap_or_else(|| parts.uri.path())
 }
 
 async fn user_caller(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
+    if let Some(agent) = agent_callers::caller(parts, app).await? {
+        return Ok(Some(agent));
+    }
     let Some(token) = credential(parts)? else { return Ok(None) };
     if is_api_key(token) {
         let key = app.identity.authenticate_key(token, app.system.clock().now()).await?;
@@ -186,7 +190,8 @@ fn service_named(parts: &Parts, app: &App) -> Result<Option<Caller>, Problem> {
     let Some(token) = header(parts, "x-service-token")? else {
         return bearer_service(parts, app);
     };
-    if ["authorization", "x-api-key"].iter().any(|name| parts.headers.contains_key(*name)) {
+    let others = ["authorization", "x-api-key", "x-agent-secret"];
+    if others.iter().any(|name| parts.headers.contains_key(*name)) {
         let message = "send the service token or another credential, not both";
         return Err(Problem::unauthenticated(message));
     }
@@ -257,7 +262,7 @@ pub(crate) async fn enter(
         }
     }
     // It may have been frozen while this waited: whoever freezes waits for those who are in.
-    app.identity.frozen().check(caller.tenant, caller.user)?;
+    app.agents.check_frozen(&caller)?;
     Ok(Entered { caller, request, _place: Some(place) })
 }
 

@@ -4,6 +4,7 @@
 //! [`front`] is what every request passes; [`routes`] has one file a family of routes.
 
 pub mod admission;
+mod agent_callers;
 pub mod api_keys;
 pub mod app;
 pub mod archive;

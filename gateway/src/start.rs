@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use activity::feed::{Feed, Tellers};
 use activity::operator_act::{self, Noted};
+use agents::farewell::AgentsFarewell;
+use agents::{AgentSettings, Agents};
 use automations::{AutomationsApp, AutomationsFarewell, Automator};
 use billing::payments::Payments;
 use confirmations::Executors;
@@ -176,6 +178,7 @@ impl Running {
             let _ = self.supervisor_ended.await;
         }
         let _ = self.app.identity.write_key_uses();
+        let _ = self.app.agents.write_seen();
         self.app.system.stop().await;
     }
 
@@ -300,6 +303,7 @@ struct Opened {
 /// Every kind on an open journal: what serves, and what works on a folder that nobody serves.
 pub(crate) struct Built {
     pub(crate) system: Arc<System>,
+    agents: Arc<Agents>,
     extensions: Arc<extensions::Extensions>,
     market: Arc<Market>,
     portability: Arc<Portability>,
@@ -342,7 +346,8 @@ pub(crate) fn build(
 ) -> Result<Built, StartError> {
     let builder = identity::register(builder, identity);
     let builder = control::register(billing::register(activity::register(builder)));
-    let builder = confirmations::register(builder);
+    let agents = Agents::new(agent_settings(args), identity.clone());
+    let builder = agents::register(confirmations::register(builder), &agents);
     let apps = extensions::Apps::new();
     let outside = outside(args, master)?;
     let oauth = Arc::new(extensions::oauth::OAuth::new(&*master.derive("oauth verifiers")?));
@@ -351,7 +356,7 @@ pub(crate) fn build(
         delivery_credits_a_day: args.webhook_credits_a_day,
         outside: Some(outside.clone()),
         frozen: identity.frozen().clone(),
-        guard: Some(identity.clone()),
+        guard: Some(agents.clone()),
         ..extensions::Settings::default()
     };
     let built_in: Vec<Arc<dyn extensions::BuiltIn>> =
@@ -367,6 +372,7 @@ pub(crate) fn build(
         Arc::new(confirmations::farewell::ConfirmationsFarewell),
         Arc::new(billing::farewell::BillingFarewell),
         Arc::new(broker::farewell::BrokerFarewell),
+        AgentsFarewell::new(agents.clone()),
         market::farewell::MarketFarewell::new(apps.clone()),
         extensions::ExtensionsFarewell::new(extensions.clone()),
         AutomationsFarewell::new(automator.clone()),
@@ -387,7 +393,15 @@ pub(crate) fn build(
     feed.attach(system.journal(), move || epochs.rises());
     bookkeeper.attach(system.journal());
     automator.attach(system.journal());
-    Ok(Built { system, extensions, market, portability, freezer })
+    Ok(Built { system, agents, extensions, market, portability, freezer })
+}
+
+fn agent_settings(args: &ServeArgs) -> AgentSettings {
+    AgentSettings {
+        key_period_ms: u64::from(args.signing_key_days) * 24 * 3_600_000,
+        cache_capacity: args.token_cache.max(1),
+        ..AgentSettings::default()
+    }
 }
 
 fn market_settings(args: &ServeArgs) -> MarketSettings {
@@ -401,9 +415,10 @@ fn market_settings(args: &ServeArgs) -> MarketSettings {
 /// Lets what was built serve.
 async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, StartError> {
     let Opened { listener, address, tls, fresh, lock, master, identity } = opened;
-    let Built { system, extensions, market, portability, freezer } = built;
+    let Built { system, agents, extensions, market, portability, freezer } = built;
     Portability::clear(&system);
     identity.start(&system).await?;
+    agents.start(&system).await?;
     let given = args.operator_password.as_ref().map(|password| password.0.clone());
     let bootstrap = identity.ensure_operator(&args.operator_email, given).await?;
     if let Some(hash) = &args.accept_loss {
@@ -434,6 +449,7 @@ async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, 
     let app = App::new(Parts {
         system,
         identity,
+        agents,
         extensions,
         market,
         portability,
@@ -487,6 +503,8 @@ async fn note_accepted_loss(system: &System, hash: &str) -> Result<(), Refusal> 
 /// How the feed tells the records of each kind.
 fn tellers() -> Tellers {
     Tellers::default()
+        .with("agent", agents::tell::tell_agent)
+        .with("revoked_tokens", agents::tell::tell_revoked)
         .with("app", control::tell::tell)
         .with("automations", automations::tell)
         .with("billing_account", billing::payments::tell::tell_account)
@@ -515,6 +533,7 @@ fn end_readers_at_stop(app: &App) {
 
 fn describers() -> activity::Describers {
     activity::Describers::default()
+        .with("agent", agents::tell::describe_agent)
         .with("automations", automations::describe)
         .with("confirmation", confirmations::describe)
         .with("extension_session", extensions::describe)
@@ -609,6 +628,9 @@ async fn housekeep(app: &App) {
     app.webhook_limits.housekeep();
     if let Err(refusal) = app.identity.housekeep().await {
         tracing::warn!(%refusal, "identity's housekeeping is put off");
+    }
+    if let Err(refusal) = app.agents.housekeep().await {
+        tracing::warn!(%refusal, "the agents' housekeeping is put off");
     }
     let system = app.system.clone();
     let minute = system.clock().now().0 / HOUSEKEEPING_PERIOD.as_millis() as i64;

@@ -11,7 +11,7 @@ use crate::authenticate::{Anyone, Entered, Operator, Service, Someone};
 use crate::problem::Problem;
 
 /// What a credential stands in.
-const CREDENTIALS: [&str; 3] = ["authorization", "x-service-token", "x-api-key"];
+const CREDENTIALS: [&str; 4] = ["authorization", "x-service-token", "x-api-key", "x-agent-secret"];
 
 /// Somebody who looks: a credential that is there must hold; without one they are counted by
 /// address.

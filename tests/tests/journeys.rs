@@ -150,6 +150,8 @@ mod tasks;
 #[path = "journeys/agencies.rs"]
 mod agencies;
 
+#[path = "journeys/agents.rs"]
+mod agents_of_tenants;
 #[path = "journeys/automations.rs"]
 mod automations;
 #[path = "journeys/payments.rs"]

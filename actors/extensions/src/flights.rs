@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use supervision::{Refusal, System, Timestamp};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use types::{AppId, CallId, TenantId, UserId};
+use types::{AgentId, AppId, CallId, Caller, CallerKind, TenantId, UserId};
 
 use crate::answer::Shape;
 use crate::execute::shortened;
@@ -76,9 +76,15 @@ impl Flying {
             since: system.clock().now(),
             tenant: request.tenant,
             user: request.user,
+            agent: agent_of(&request.caller),
             app: app.clone(),
         }
     }
+}
+
+/// The agent that calls, if it is one.
+pub(crate) fn agent_of(caller: &Caller) -> Option<AgentId> {
+    caller.credential.filter(|_| caller.kind == CallerKind::Agent).map(AgentId)
 }
 
 /// What is under way: who calls what.
@@ -98,6 +104,8 @@ pub struct Flying {
     pub tenant: TenantId,
     /// For which user.
     pub user: Option<UserId>,
+    /// By which agent.
+    pub agent: Option<AgentId>,
     /// Which app.
     pub app: AppId,
 }
@@ -377,6 +385,7 @@ mod tests {
             since: Timestamp(0),
             tenant: TenantId(tenant),
             user: None,
+            agent: None,
             app: AppId::new("shelf").unwrap(),
         }
     }

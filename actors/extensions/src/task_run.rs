@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use types::{CallerKind, Personal, TaskId, home_of};
 
 use crate::answer::{CallAnswer, Shape};
-use crate::flights::{Flight, Flying, Sort};
+use crate::flights::{Flight, Flying, Sort, agent_of};
 use crate::guard::{Intercepted, Leave};
 use crate::hold::Hold;
 use crate::hosts::OUTCOME_UNKNOWN;
@@ -444,6 +444,7 @@ fn flying(task: &Task, active: &Active) -> Flying {
         since: active.created_at,
         tenant: *tenant,
         user: Some(*user).filter(|user| *user != NOBODY),
+        agent: agent_of(&task.caller()),
         app: app.clone(),
     }
 }

@@ -1,5 +1,5 @@
-//! What is frozen now: tenants, users and apps that an operator has stopped, for every check of a
-//! credential and every call to see.
+//! What is frozen now: tenants, users, apps and agents that an operator has stopped, for every
+//! check of a credential and every call to see.
 //!
 //! Invariants
 //! - After [`Frozen::freeze`] has returned, no check that starts later, on any thread, lets the
@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use supervision::{Class, Refusal};
-use types::{AppId, TenantId, UserId};
+use types::{AgentId, AppId, TenantId, UserId};
 
 /// The code of every refusal here.
 pub const FROZEN: &str = "frozen";
@@ -39,15 +39,18 @@ pub enum Target {
     User(UserId),
     /// An app, for everybody who calls it.
     App(AppId),
+    /// An agent: its tokens and its secret.
+    Agent(AgentId),
 }
 
 impl Target {
-    /// `tenant`, `user` or `app`.
+    /// `tenant`, `user`, `app` or `agent`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Tenant(_) => "tenant",
             Self::User(_) => "user",
             Self::App(_) => "app",
+            Self::Agent(_) => "agent",
         }
     }
 
@@ -57,6 +60,7 @@ impl Target {
             Self::Tenant(tenant) => tenant.to_string(),
             Self::User(user) => user.to_string(),
             Self::App(app) => app.to_string(),
+            Self::Agent(agent) => agent.to_string(),
         }
     }
 }
@@ -211,6 +215,14 @@ impl Frozen {
             return Ok(());
         }
         self.check_one(&Target::App(app.clone()))
+    }
+
+    /// Whether an agent may act: 403 [`FROZEN`] while it may not.
+    pub fn check_agent(&self, agent: AgentId) -> Result<(), Refusal> {
+        if self.count.load(Ordering::SeqCst) == 0 {
+            return Ok(());
+        }
+        self.check_one(&Target::Agent(agent))
     }
 }
 

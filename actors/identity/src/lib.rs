@@ -45,6 +45,7 @@ mod sign_in_token;
 pub mod signing;
 pub mod signing_keys;
 pub mod soft_passkey;
+pub mod sponsor;
 pub mod tell;
 pub mod tenant;
 pub mod throttle;

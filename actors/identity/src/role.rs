@@ -58,6 +58,8 @@ const fn scope(name: &'static str, description: &'static str) -> KnownScope {
 
 /// The scopes there are, beside those of apps.
 pub const SCOPES: &[KnownScope] = &[
+    scope("agents:read", "See the agents and look into their tokens"),
+    scope("agents:write", "Make, change and revoke agents, and ask for their tokens"),
     scope("audit:read", "Read the tenant's audit log, and every member's actions"),
     scope("extensions:read", "Call functions of every app that only read"),
     scope("extensions:write", "Call functions of every app that write"),

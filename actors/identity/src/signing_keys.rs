@@ -241,6 +241,14 @@ impl SigningKey {
         self.stored.created_at_ms
     }
 
+    /// The public key of an Ed25519 key (RFC 8032).
+    pub fn ed25519_public_key(&self) -> Option<[u8; 32]> {
+        match &self.pair {
+            Pair::Rsa(_) => None,
+            Pair::Ed25519(pair) => pair.public_key().as_ref().try_into().ok(),
+        }
+    }
+
     /// The signature over `message`. The key pair was parsed once, when the set was opened; an RSA
     /// signature costs about a millisecond of CPU or less.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {

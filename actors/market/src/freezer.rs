@@ -16,6 +16,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use activity::operator_act::{self, Noted};
+use agents::agent::Agent;
 use billing::wallet::{ReleaseOpen, Wallet, wallet_address};
 use confirmations::confirmation::OpenRow;
 use confirmations::desk;
@@ -27,7 +28,7 @@ use identity::tenant::Tenant;
 use persistence::{RowRange, codec};
 use supervision::{Entity as _, Home, Origin, Refusal, System};
 use tokio::time::{Instant, sleep};
-use types::{CallId, TaskId, TenantId, UserId, home_of, platform};
+use types::{CallId, TaskId, TenantId, UserId, base32, home_of, platform};
 
 use crate::freeze::{
     Begin, FROZEN_FAMILY, Freeze, FrozenRow, Item, Outcome, Resume, Standing, Tally,
@@ -236,6 +237,7 @@ impl Freezer {
             Target::Tenant(_) => tenants.contains(&flying.tenant),
             Target::User(user) => flying.user == Some(*user),
             Target::App(app) => flying.app == *app,
+            Target::Agent(agent) => flying.agent == Some(*agent),
         };
         let why = refusal(target.kind(), class);
         let stopped = self.extensions.flights().stop(meant, &why, CALLS_LIMIT).await;
@@ -284,6 +286,9 @@ fn home(system: &System, target: &Target) -> Result<TenantId, Refusal> {
             address.map(|address| address.place().home)
         }
         Target::App(app) => Apps::locate(system, app).map(|address| address.place().home),
+        Target::Agent(agent) => {
+            system.locate(Agent::KIND, &base32(agent.0)).map(|place| place.home)
+        }
     };
     let missing = || Refusal::not_found(target.kind());
     found.map(|Home(tenant)| TenantId(tenant)).ok_or_else(missing)
@@ -353,12 +358,14 @@ async fn void_cards(
 ) -> Result<u64, Refusal> {
     let tenant = match target {
         Target::Tenant(tenant) => Some(*tenant),
-        Target::User(_) | Target::App(_) => None,
+        Target::User(_) | Target::App(_) | Target::Agent(_) => None,
     };
     let meant = |row: &OpenRow| match target {
         Target::Tenant(tenant) => row.tenant == *tenant,
         Target::User(user) => row.user == *user,
         Target::App(app) => row.app.as_ref() == Some(app),
+        // Who confirms what a frozen agent asked for is refused.
+        Target::Agent(_) => false,
     };
     let voided = desk::void_open(system, tenant, meant, "frozen", origin).await?;
     for card in &voided {

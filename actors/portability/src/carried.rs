@@ -24,6 +24,8 @@
 //! | `claim`, `mail`, `sign_up`, `new_tenant` | no | the installation's |
 //! | `numbers`, `signing_keys`, `operator_act` | no | the installation's |
 //! | `agency`, `agency_member` | no | the installation's |
+//! | `agent`, `agent_roster`, `revoked_tokens` | no | tokens are the installation's; made anew |
+//! | `issuing_keys` | no | the installation's |
 //! | `tenant_import`, `sandbox`, `sandboxes` | no | about the installation |
 //! | `payment`, `billing_account`, `sandbox_customer` | no | what is at a provider's stays |
 //! | `listing`, `install`, `earnings` | no | reviews, installs and payouts of the installation |

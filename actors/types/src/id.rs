@@ -191,6 +191,8 @@ ids! {
     AgentId("agt");
     /// A payment: money that is to come in.
     PaymentId("pay");
+    /// A token of an agent's, and all that holders make of it.
+    TokenId("tok");
 }
 
 impl TenantId {

@@ -17,7 +17,7 @@ pub use id::{
     ActionId, AppId, BatchId, CallId, ExecutionId, GrantId, HoldId, IdError, KeyIdentifier,
     RequestId, SessionId, TaskId, TenantId, TransactionId, UserId, base32, spellings,
 };
-pub use id::{AgentId, ConfirmationId, InvitationId, PaymentId, RoleIdentifier};
+pub use id::{AgentId, ConfirmationId, InvitationId, PaymentId, RoleIdentifier, TokenId};
 pub use json::{JsonBytes, JsonError};
 pub use money::{AMOUNT_MAX, Amount, Credits, MoneyError, SharePercent};
 pub use owner::{OwnerClass, home_of, owner_of_app, owner_of_tenant, owner_of_user, platform};

@@ -29,6 +29,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod told;
+mod verifying;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};

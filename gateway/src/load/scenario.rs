@@ -14,6 +14,7 @@ use super::LoadError;
 use super::client::{Answer, Prepared};
 use super::search;
 use super::setup::{Member, Setup};
+use super::verifying;
 
 /// What `all` stands for on the command line.
 pub(crate) const ALL: &str = "all";
@@ -46,6 +47,12 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "batch", in_all: true, prepare: |setup| batch(setup).boxed() },
     Scenario { name: "batch-write", in_all: true, prepare: |setup| batch_write(setup).boxed() },
     Scenario { name: "batch-mixed", in_all: false, prepare: |setup| batch_mixed(setup).boxed() },
+    Scenario { name: "verify", in_all: true, prepare: |setup| verifying::warm(setup).boxed() },
+    Scenario {
+        name: "verify-cold",
+        in_all: false,
+        prepare: |setup| verifying::cold(setup).boxed(),
+    },
     Scenario { name: "search", in_all: false, prepare: |setup| search::prepare(setup).boxed() },
 ];
 
@@ -85,6 +92,8 @@ pub(crate) enum Accept {
     Ok,
     /// Status 200 or 201.
     Created,
+    /// Status 200 and `valid`.
+    Valid,
     /// Status 200 and one outcome with status `success`.
     Call,
     /// Status 200 and this many outcomes, all with status `success`.
@@ -95,6 +104,12 @@ pub(crate) enum Accept {
 #[derive(Deserialize)]
 struct Outcome {
     status: String,
+}
+
+/// The part of a check of a token that decides.
+#[derive(Deserialize)]
+struct Verdict {
+    valid: bool,
 }
 
 impl Outcome {
@@ -111,13 +126,14 @@ impl Accept {
 
     /// Whether the body says something that the status does not.
     pub(crate) fn has_items(self) -> bool {
-        matches!(self, Self::Call | Self::Batch(_))
+        matches!(self, Self::Call | Self::Batch(_) | Self::Valid)
     }
 
     /// Whether every outcome in the body has succeeded.
     pub(crate) fn body(self, body: &[u8]) -> bool {
         match self {
             Self::Ok | Self::Created => true,
+            Self::Valid => serde_json::from_slice(body).is_ok_and(|verdict: Verdict| verdict.valid),
             Self::Call => {
                 serde_json::from_slice(body).is_ok_and(|outcome: Outcome| outcome.succeeded())
             }
@@ -143,7 +159,7 @@ impl Accept {
     pub(crate) fn items(self) -> u64 {
         match self {
             Self::Batch(items) => items as u64,
-            Self::Ok | Self::Created | Self::Call => 0,
+            Self::Ok | Self::Created | Self::Valid | Self::Call => 0,
         }
     }
 }

@@ -359,6 +359,16 @@ impl Setup {
         self.target.prepare(method, path, &[token.bearer()?], body)
     }
 
+    /// A request without a credential.
+    pub(crate) fn public_request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Prepared, LoadError> {
+        self.target.prepare(method, path, &[], Some(body))
+    }
+
     /// A POST with the service token, for `tenant`.
     pub(crate) fn service_request(
         &self,

@@ -194,6 +194,18 @@ fn args(url: &str, more: &[&str]) -> LoadArgs {
 }
 
 /// As much of the platform as the scenarios need: what one request must show before the next.
+/// A token of nobody's, as its holder reads it.
+fn agent_token() -> String {
+    use agents::token::{Claims, Grant, Seed, mint};
+    let scopes = ["ledger:*"].into_iter().collect();
+    let (expires_at_s, target, allowance, actors) = (60, None, None, Vec::new());
+    let grant = Grant { scopes, expires_at_s, target, allowance, actors };
+    let (token, agent, tenant) = (types::TokenId(1), types::AgentId(2), types::TenantId(3));
+    let (epoch, issued_at_s, intent) = (1, 1, String::new());
+    let claims = Claims { token, agent, tenant, epoch, issued_at_s, intent, grant };
+    mint(&claims, &[0; 32], &Seed::from_bytes(&[1; 32]), |_| Some([0; 64])).unwrap()
+}
+
 fn platform(_: u64, request: &Request<Bytes>) -> Reply {
     let body: Value = serde_json::from_slice(request.body()).unwrap_or_default();
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
@@ -230,6 +242,13 @@ fn platform(_: u64, request: &Request<Bytes>) -> Reply {
         (["developer", "apps"], Some(_)) => Reply::Answer(201, Value::Null),
         (["admin", "apps", _, "approve"], None) if header("x-service-token").is_some() => {
             Reply::Answer(200, Value::Null)
+        }
+        (["agents"], Some(_)) => Reply::Answer(201, json!({ "id": "agt_1" })),
+        (["tokens"], Some(_)) if body["agent_id"] == "agt_1" => {
+            Reply::Answer(201, json!({ "token": agent_token() }))
+        }
+        (["tokens", "verify"], None) if body["token"].is_string() => {
+            Reply::Answer(200, json!({ "valid": true }))
         }
         (["marketplace", "apps"], Some(_)) => Reply::Answer(200, json!({ "apps": [] })),
         (["extensions", "developer", "call"], Some(_)) if body["function"] == "deploy_ir" => {
@@ -269,6 +288,7 @@ async fn every_scenario_prepares_itself_through_the_public_interface() {
             "me-cold" => 2,
             "debits" => 20,
             "call" => 100,
+            "verify-cold" => super::verifying::TOKENS,
             "search" => super::search::QUESTIONS,
             _ => 1,
         };
@@ -307,7 +327,7 @@ async fn a_scenario_that_cannot_be_prepared_does_not_keep_the_others_from_being_
     let json = folder.path().join("load.json");
     let more = ["--rate", "50", "--duration", "1", "--json", json.to_str().unwrap()];
     let error = super::run(args(&url, &more)).await.unwrap_err();
-    assert!(matches!(error, LoadError::Partly { failed: 6, chosen: 7 }), "{error}");
+    assert!(matches!(error, LoadError::Partly { failed: 6, chosen: 8 }), "{error}");
     let results: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     assert_eq!(results["scenarios"][0]["requests"], 50);
     let reason = results["not_measured"][0]["reason"].as_str().unwrap();

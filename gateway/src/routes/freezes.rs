@@ -1,5 +1,5 @@
-//! `/v1/operator/…/freeze` and `…/resume`: an operator stops a tenant, a user or an app, with a
-//! receipt of what was stopped, and lets it go on.
+//! `/v1/operator/…/freeze` and `…/resume`: an operator stops a tenant, a user, an app or an
+//! agent, with a receipt of what was stopped, and lets it go on.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -10,7 +10,7 @@ use identity::frozen::{ReasonClass, Target};
 use market::freeze::{Conclude, Freeze, FrozenRow, Item, Receipt, Standing};
 use serde::{Deserialize, Serialize};
 use supervision::{Origin, Refusal};
-use types::{AppId, PlainText, TenantId, UserId, rfc3339};
+use types::{AgentId, AppId, PlainText, TenantId, UserId, rfc3339};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -37,6 +37,8 @@ pub(super) fn router() -> OpenApiRouter<App> {
         .routes(routes!(resume_tenant))
         .routes(routes!(resume_user))
         .routes(routes!(resume_app))
+        .routes(routes!(freeze_agent))
+        .routes(routes!(resume_frozen_agent))
         .routes(routes!(list))
         .routes(routes!(one))
 }
@@ -107,7 +109,7 @@ struct ReceiptView {
 /// A freeze with its receipt.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct FreezeView {
-    /// `tenant`, `user` or `app`
+    /// `tenant`, `user`, `app` or `agent`
     kind: &'static str,
     id: String,
     /// `frozen`, or `resumed` once it goes on
@@ -186,7 +188,8 @@ fn target(kind: &str, id: &str) -> Result<Target, Refusal> {
         "tenant" => id.parse::<TenantId>().map(Target::Tenant).map_err(|_| missing()),
         "user" => id.parse::<UserId>().map(Target::User).map_err(|_| missing()),
         "app" => AppId::new(id).map(Target::App).map_err(|_| missing()),
-        _ => Err(Refusal::not_found("kind: tenant, user or app")),
+        "agent" => id.parse::<AgentId>().map(Target::Agent).map_err(|_| missing()),
+        _ => Err(Refusal::not_found("kind: tenant, user, app or agent")),
     }
 }
 
@@ -340,10 +343,43 @@ async fn resume_app(
     resume(&app, operator, ("app", &id), key, body).await
 }
 
+/// Stop an agent, with a receipt
+///
+/// Its tokens and its secret are refused with 403 `frozen` from then on, checks of its tokens say
+/// `frozen`, and its calls are cancelled. Its tokens are good again once it goes on.
+#[utoipa::path(post, path = "/v1/operator/agents/{id}/freeze", tag = tag::OPERATOR,
+    params(("id" = String, Path)), request_body = FreezeRequest,
+    responses((status = 200, body = FreezeView), (status = 401), (status = 403), (status = 404),
+        (status = 409), (status = 422)))]
+async fn freeze_agent(
+    State(app): State<App>,
+    operator: Operator,
+    Path(id): Path<String>,
+    key: Key,
+    body: JsonBody<FreezeRequest>,
+) -> Result<Response, Problem> {
+    freeze(&app, operator, ("agent", &id), key, body).await
+}
+
+/// Let a frozen agent go on
+#[utoipa::path(post, path = "/v1/operator/agents/{id}/resume", tag = tag::OPERATOR,
+    params(("id" = String, Path)), request_body = ResumeRequest,
+    responses((status = 200, body = FreezeView), (status = 401), (status = 403), (status = 404),
+        (status = 409), (status = 422)))]
+async fn resume_frozen_agent(
+    State(app): State<App>,
+    operator: Operator,
+    Path(id): Path<String>,
+    key: Key,
+    body: JsonBody<ResumeRequest>,
+) -> Result<Response, Problem> {
+    resume(&app, operator, ("agent", &id), key, body).await
+}
+
 /// Something that is frozen.
 #[derive(Serialize, ToSchema)]
 pub(super) struct FrozenView {
-    /// `tenant`, `user` or `app`
+    /// `tenant`, `user`, `app` or `agent`
     kind: &'static str,
     id: String,
     /// Which of its freezes it is, from 1
@@ -398,7 +434,7 @@ async fn list(
     Ok(Json(FrozenPage { items, next_cursor }))
 }
 
-/// The last freeze of one tenant, user or app, with its receipt
+/// The last freeze of one tenant, user, app or agent, with its receipt
 #[utoipa::path(get, path = "/v1/operator/frozen/{kind}/{id}", tag = tag::OPERATOR,
     params(("kind" = String, Path), ("id" = String, Path)),
     responses((status = 200, body = FreezeView), (status = 401), (status = 403), (status = 404)))]

@@ -5,6 +5,8 @@ mod acting;
 mod actions;
 mod admin_apps;
 mod agencies;
+mod agent_tokens;
+mod agents;
 mod audit;
 mod auth;
 mod automations;
@@ -30,6 +32,7 @@ mod import;
 mod install_keys;
 mod installs;
 mod invitation_page;
+mod issuing_keys;
 mod key_room;
 mod keys;
 mod limits;
@@ -154,11 +157,14 @@ fn declared() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(roles::router())
         .merge(scopes::router())
         .merge(agencies::router())
+        .merge(agents::router())
+        .merge(agent_tokens::router())
         .merge(users::router())
         .merge(me::router())
         .merge(operator_users::router())
         .merge(import::router())
         .merge(signing_keys::router())
+        .merge(issuing_keys::router())
         .merge(operator_actors::router())
         .merge(operator_flights::router())
         .merge(freezes::router())

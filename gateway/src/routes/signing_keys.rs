@@ -42,7 +42,7 @@ struct SigningKeyView {
 
 /// The keys in use.
 #[derive(Serialize, ToSchema)]
-struct SigningKeysView {
+pub(super) struct SigningKeysView {
     /// Next, current, then the previous ones, the latest first
     keys: Vec<SigningKeyView>,
     /// When the current key is replaced by itself
@@ -53,7 +53,7 @@ fn time(ms: u64) -> String {
     rfc3339(Timestamp(i64::try_from(ms).unwrap_or(i64::MAX)))
 }
 
-fn view(set: &KeySet, next_rotation_ms: u64) -> SigningKeysView {
+pub(super) fn view(set: &KeySet, next_rotation_ms: u64) -> SigningKeysView {
     let keys = set.standings().map(|(key, standing)| {
         let (standing, kept_until) = match standing {
             Standing::Next => ("next", None),
@@ -84,9 +84,9 @@ async fn signing_keys(
 
 /// Why to rotate.
 #[derive(Deserialize, ToSchema)]
-struct RotateRequest {
+pub(super) struct RotateRequest {
     /// For people; it stands in the platform's chain
-    reason: String,
+    pub(super) reason: String,
 }
 
 /// Replace the signing key: the next one signs, a fresh one follows it

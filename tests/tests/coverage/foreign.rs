@@ -40,6 +40,7 @@ const NO_IDS: &[&str] = &[
     "limit",
     "number",
     "offset",
+    "owner",
     "page",
     "path",
     "per_page",
@@ -124,6 +125,7 @@ struct Things {
     intent: String,
     rule: String,
     execution: String,
+    agent: String,
 }
 
 /// A card at the sandbox payment provider, of another sort for each, and an intent.
@@ -190,6 +192,9 @@ async fn things(server: &Server, name: &str) -> Things {
     let (hold, role, invitation) = (id(&hold.ok(201)), id(&role), id(&invitation));
     let (key, session) = (id(&key), id(&sessions["sessions"][0]));
     let subject = format!("user:{}", user.id);
+    let agent = json!({"name": "mine", "owner": "me", "scopes": ["wallet:read"]});
+    let agent = api.post("/v1/agents", &agent).as_user(&user).send().await.ok(201);
+    let agent = text(&agent["id"]);
     let confirmation = waiting(api, &user, &app).await;
     let [rule, execution] = automation_of(api, &user).await;
     Things {
@@ -213,6 +218,7 @@ async fn things(server: &Server, name: &str) -> Things {
         intent,
         rule,
         execution,
+        agent,
     }
 }
 
@@ -279,6 +285,8 @@ impl Matrix {
         id("", "rule_id", |it| &it.rule);
         id("", "execution_id", |it| &it.execution);
         id("", "parent_execution_id", |it| &it.execution);
+        id("", "agent_id", |it| &it.agent);
+        id("/v1/operator/agents/", "id", |it| &it.agent);
         id("/v1/api-keys/", "id", |it| &it.key);
         id("/v1/auth/me/factors/", "id", |it| &it.factor);
         id("/v1/auth/sessions/", "id", |it| &it.session);

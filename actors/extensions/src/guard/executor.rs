@@ -82,6 +82,22 @@ impl Extensions {
     }
 }
 
+/// Who may act for whom, agents included.
+impl Guard for agents::Agents {
+    fn policy<'a>(
+        &'a self,
+        tenant: TenantId,
+        user: UserId,
+        role: &'a str,
+    ) -> BoxFuture<'a, Result<ConfirmationPolicy, Refusal>> {
+        Box::pin(self.identity().confirmation_policy(tenant, user, role))
+    }
+
+    fn restore(&self, caller: Caller) -> BoxFuture<'_, Result<Caller, Refusal>> {
+        Box::pin(self.as_of_now(caller))
+    }
+}
+
 impl Guard for identity::Identity {
     fn policy<'a>(
         &'a self,
