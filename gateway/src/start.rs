@@ -436,12 +436,7 @@ async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, 
     if lost > 0 {
         tracing::info!(lost, "runs that had gone outside are recorded as unknown");
     }
-    let apps = system.port::<Storefront>().load(&system);
-    tracing::debug!(apps, "the shop window is laid out");
-    let buying = system.port::<Payments>().load(&system);
-    tracing::debug!(buying, "tenants whose credits are bought by themselves");
-    let rules = system.port::<Automator>().load(&system);
-    tracing::debug!(rules, "what sets rules off is known");
+    load(&system);
     let recovered = system.recover()?;
     let (service_token, derived) = service_token(args, &master)?;
     let (stop, stopping) = watch::channel(false);
@@ -483,6 +478,16 @@ async fn run(args: &ServeArgs, opened: Opened, built: Built) -> Result<Running, 
         supervisor_ended,
         _lock: lock,
     })
+}
+
+/// Lets what is kept in memory be made of what is stored.
+fn load(system: &Arc<System>) {
+    let apps = system.port::<Storefront>().load(system);
+    tracing::debug!(apps, "the shop window is laid out");
+    let buying = system.port::<Payments>().load(system);
+    tracing::debug!(buying, "tenants whose credits are bought by themselves");
+    let rules = system.port::<Automator>().load(system);
+    tracing::debug!(rules, "what sets rules off is known");
 }
 
 fn connection_limits(args: &ServeArgs) -> server::Limits {
