@@ -43,7 +43,7 @@ use crate::hosts::{CodeCall, HostFigures, Hosts, OUTCOME_UNKNOWN};
 use crate::ir::{self, Reason};
 use crate::runtime::{Call, Extensions, Plan, Request};
 use crate::session::{
-    DOCUMENTS_CHANGED, ExtensionSession, LoseRun, NOBODY, STARTED_MS_MAX, StartRun, Started,
+    DOCUMENTS_CHANGED, ExtensionSession, Fate, LoseRun, NOBODY, STARTED_MS_MAX, StartRun, Started,
     StartedCall, Usage,
 };
 use crate::watch::{Returned, Sort};
@@ -312,21 +312,34 @@ impl Extensions {
         let sessions = system.directory::<ExtensionSession>();
         let ms_max = plan.nesting.started_ms_max();
         let command = StartRun { started: plan.started(hold), ms_max };
+        // Both before it is asked: a stop that comes meanwhile drops this, and the session may have
+        // it all the same.
         hold.give();
+        acts.is_started = true;
         let started = sessions.ask(&plan.address, command, request.origin.clone()).await;
         if started.as_ref().is_err_and(|refusal| refusal.class != Class::InDoubt) {
             hold.take_back();
         }
-        acts.is_started = true;
         started.inspect_err(|_| acts.is_started = false)
     }
 
-    /// Ends a started run that was not applied.
-    pub(crate) async fn lose(&self, system: &Arc<System>, request: &Request, plan: &Plan) {
+    /// Ends a started run that was not applied. One that its session has never heard of is not
+    /// started any more, and its hold is whose it was before.
+    pub(crate) async fn lose(
+        &self,
+        system: &Arc<System>,
+        request: &Request,
+        plan: &Plan,
+        (hold, acts): (&mut Hold, &mut Acts),
+    ) {
         let sessions = system.directory::<ExtensionSession>();
         let lose = LoseRun { id: plan.flight.id() };
         // Should this be refused, the run's time ends it.
-        let _ = sessions.ask(&plan.address, lose, request.origin.clone()).await;
+        let lost = sessions.ask(&plan.address, lose, request.origin.clone()).await;
+        if lost == Ok(Fate::Unknown) {
+            hold.take_back();
+            acts.is_started = false;
+        }
     }
 
     /// Has the calls that are the app's own host's carried out, side by side as far as its places

@@ -335,7 +335,7 @@ impl Extensions {
         let parts = (&mut hold, &mut acts);
         let outcome = self.attempt(system, request, plan, parts, ticket).await;
         if outcome.is_err() && acts.is_started {
-            self.lose(system, request, plan).await;
+            self.lose(system, request, plan, (&mut hold, &mut acts)).await;
         }
         outcome
     }

@@ -372,7 +372,7 @@ impl Extensions {
             Err(refusal) => refusal,
         };
         if acts.is_started {
-            self.lose(system, request, plan).await;
+            self.lose(system, request, plan, (hold, &mut acts)).await;
         }
         let is_recorded = acts.is_started;
         let end = match (plan.flight.check(), acts.is_started) {

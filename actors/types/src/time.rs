@@ -1,6 +1,6 @@
 //! Times as texts: RFC 3339 in UTC, with milliseconds.
 
-use jiff::ToSpan as _;
+use jiff::Span;
 use jiff::fmt::temporal::DateTimePrinter;
 use jiff::tz::TimeZone;
 use supervision::Timestamp;
@@ -39,7 +39,7 @@ pub fn next_month(at: Timestamp) -> Timestamp {
 pub fn plus_months(at: Timestamp, months: u32) -> Timestamp {
     let later = || {
         let time = jiff::Timestamp::from_millisecond(at.0).ok()?.to_zoned(TimeZone::UTC);
-        let later = time.checked_add(i64::from(months).months()).ok()?;
+        let later = time.checked_add(Span::new().try_months(i64::from(months)).ok()?).ok()?;
         Some(Timestamp(later.timestamp().as_millisecond()))
     };
     later().unwrap_or(Timestamp(i64::MAX))

@@ -49,7 +49,7 @@ async fn a_role_is_made_given_widened_and_ended() {
     assert_eq!(names, ["owner", "admin", "developer", "user", "viewer"]);
     assert!(roles.as_array().unwrap().iter().all(|role| role["is_system"] == true));
     let known = api.get("/v1/scopes?resource=wallet").as_user(&ada).send().await.ok(200);
-    assert_eq!(known.as_array().unwrap().len(), 4);
+    assert_eq!(known.as_array().unwrap().len(), 5);
 
     let clerk = json!({"name": "clerk", "default_scopes": ["wallet:read", "notes:read"]});
     let create = |body: &Value| api.post("/v1/roles", body).as_user(&ada);

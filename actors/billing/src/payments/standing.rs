@@ -17,6 +17,7 @@ const AUTHENTICATION: &str = "authentication_required";
 /// Where a payment stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = PaymentStatus)]
 pub enum Status {
     /// It is to be ordered.
     #[default]

@@ -1,7 +1,7 @@
 //! The provider of a server that takes no payments: everything is refused, and says why.
 //!
-//! It is what a server has that was told of no provider. Were there another one in its place, whoever
-//! found a server that nobody has set up could make credits of nothing.
+//! It is what a server has that was told of no provider. Were there another one in its place,
+//! whoever found a server that nobody has set up could make credits of nothing.
 
 use types::TenantId;
 

@@ -137,13 +137,14 @@ impl Command for LoseRun {
 }
 
 impl Handle<LoseRun> for ExtensionSession {
-    type Reply = ();
+    type Reply = Fate;
 
-    fn handle(turn: &mut Turn<'_, Self>, command: LoseRun) -> Result<(), Refusal> {
-        if turn.state().started.contains_key(&command.id) {
+    fn handle(turn: &mut Turn<'_, Self>, command: LoseRun) -> Result<Fate, Refusal> {
+        let fate = turn.state().fate(command.id);
+        if fate == Fate::Started {
             lose(turn, command.id);
         }
-        Ok(())
+        Ok(fate)
     }
 }
 
@@ -181,7 +182,7 @@ impl ExtensionSession {
                 let started = sessions.look(&address, origin.clone(), started).await;
                 for id in started.unwrap_or_default() {
                     match sessions.ask(&address, LoseRun { id }, origin.clone()).await {
-                        Ok(()) => lost += 1,
+                        Ok(_) => lost += 1,
                         Err(refusal) => tracing::debug!(%refusal, run = %id, "a run is lost later"),
                     }
                 }
