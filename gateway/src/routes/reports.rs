@@ -59,7 +59,7 @@ fn of_api() -> String {
 #[schema(example = json!({"actor_id": "imp_u_00000000000000000000000001",
     "action": "invoice.send", "target_type": "invoice", "target_id": "2026-114",
     "changes": {"status": ["draft", "sent"]}}))]
-struct AuditEntry {
+struct AuditReport {
     /// The tenant in `X-Tenant-ID`, or the actor's own, when left out or `default`
     #[serde(default)]
     tenant_id: String,
@@ -165,14 +165,14 @@ async fn make(
 ///
 /// What it says beyond names is sealed, under the actor's own key when the actor is a user.
 #[utoipa::path(post, path = "/v1/internal/audit", tag = tag::GATEWAY,
-    security(("service_token" = [])), request_body = AuditEntry,
+    security(("service_token" = [])), request_body = AuditReport,
     responses((status = 201, body = ReportView), (status = 401), (status = 403), (status = 404),
         (status = 422)))]
 async fn audit(
     State(app): State<App>,
     Service(entered): Service,
     key: Key,
-    body: JsonBody<AuditEntry>,
+    body: JsonBody<AuditReport>,
 ) -> Result<Response<Body>, Problem> {
     let entry = body.value;
     let is_user = entry.actor_type == "user";
@@ -186,8 +186,8 @@ async fn audit(
         return Err(Refusal::invalid("actor_id", "is required").into());
     }
     let of = standing(&app, entered, named).await?;
-    let AuditEntry { actor_id, actor_type, action, target_type, source, .. } = entry;
-    let AuditEntry { target_id, changes, metadata, ip_address, .. } = entry;
+    let AuditReport { actor_id, actor_type, action, target_type, source, .. } = entry;
+    let AuditReport { target_id, changes, metadata, ip_address, .. } = entry;
     let facts = json!({"actor_id": actor_id, "target_id": target_id, "changes": changes,
         "metadata": metadata, "ip_address": ip_address});
     let report = MakeReport {
