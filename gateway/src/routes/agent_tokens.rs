@@ -75,7 +75,7 @@ struct IssueTokenRequest {
 
 /// A token.
 #[derive(Serialize, ToSchema)]
-struct TokenResponse {
+struct AgentTokenResponse {
     /// The token itself; it is never shown again
     token: String,
     token_id: TokenId,
@@ -102,7 +102,7 @@ struct TokenResponse {
 /// that was made of another allows more. The bytes are described in the product's decisions, with
 /// test vectors.
 #[utoipa::path(post, path = "/v1/tokens", tag = tag::AGENTS, request_body = IssueTokenRequest,
-    responses((status = 201, body = TokenResponse), (status = 401), (status = 403),
+    responses((status = 201, body = AgentTokenResponse), (status = 401), (status = 403),
         (status = 404), (status = 422)))]
 async fn issue_token(
     State(app): State<App>,
@@ -145,8 +145,8 @@ async fn issue_token(
     response.map(not_kept)
 }
 
-fn token_response(token: String, claims: Claims) -> TokenResponse {
-    TokenResponse {
+fn token_response(token: String, claims: Claims) -> AgentTokenResponse {
+    AgentTokenResponse {
         token,
         token_id: claims.token,
         agent_id: claims.agent,
