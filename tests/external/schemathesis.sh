@@ -30,7 +30,8 @@ BAILIWICK_OPERATOR_PASSWORD=$(od -An -N12 -tx1 /dev/urandom | tr -d ' \n')
 BAILIWICK_SERVICE_TOKEN=$(od -An -N12 -tx1 /dev/urandom | tr -d ' \n')
 export BAILIWICK_OPERATOR_EMAIL BAILIWICK_OPERATOR_PASSWORD BAILIWICK_SERVICE_TOKEN
 # Refusals for their number would hide the others.
-start_server --tenant-rate 1000000 --anonymous-rate 1000000 --login-address-rate 1000000
+start_server --sandbox-payments --tenant-rate 1000000 --anonymous-rate 1000000 \
+    --login-address-rate 1000000
 
 cat > "$folder/prepare.py" <<'PYTHON'
 """Makes two users, one of them with things of every sort, and writes what the passes need: their

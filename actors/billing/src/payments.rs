@@ -231,6 +231,7 @@ impl Payments {
         asked: Asked,
         origin: &Origin,
     ) -> Result<PaymentView, Refusal> {
+        self.provider.check()?;
         self.check_real(system, asked.tenant)?;
         let payments = system.directory::<Payment>();
         let address = Payment::address(asked.tenant, asked.id);

@@ -160,26 +160,37 @@ fn token_response(token: String, claims: Claims) -> AgentTokenResponse {
     }
 }
 
-/// What a token says.
+/// What a token says: all of it, or nothing.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct TokenClaims {
+    #[schema(required = false)]
     token_id: TokenId,
+    #[schema(required = false)]
     agent_id: AgentId,
+    #[schema(required = false)]
     tenant_id: TenantId,
     /// What it covers now: what it says, within what the user who stands for the agent may do
-    #[schema(value_type = Vec<String>)]
+    #[schema(required = false, value_type = Vec<String>)]
     scope: Scopes,
+    #[schema(required = false)]
     issued_at: String,
+    #[schema(required = false)]
     expires_at: String,
+    #[schema(required = false)]
     remaining_seconds: u64,
     /// The one service that it is for, or `any`
+    #[schema(required = false)]
     target_service: String,
+    #[schema(required = false)]
     intent: String,
     /// How many credits may be spent with it; null without a limit of its own
+    #[schema(required = false)]
     allowance: Option<u64>,
     /// Who acts for the agent, each for the one before
+    #[schema(required = false)]
     act: Vec<String>,
     /// How many blocks its holders have added
+    #[schema(required = false)]
     blocks: usize,
 }
 
@@ -229,6 +240,7 @@ struct VerifyTokenResponse {
     reason: Option<String>,
     /// What it says, when it is good
     #[serde(flatten)]
+    #[schema(value_type = TokenClaims)]
     claims: Option<TokenClaims>,
 }
 
@@ -333,6 +345,7 @@ struct IntrospectTokenResponse {
     reason: Option<String>,
     /// What it says, of a genuine token of the caller's tenant, good or not
     #[serde(flatten)]
+    #[schema(value_type = TokenClaims)]
     claims: Option<TokenClaims>,
 }
 

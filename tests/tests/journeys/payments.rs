@@ -369,3 +369,21 @@ async fn a_storm_of_news_and_confirmations_credits_each_payment_once() {
     assert_eq!(api.balance(&user).await, WELCOME.0 + 6 * TIER.0);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_provider_nothing_can_be_bought_and_every_route_says_so() {
+    let server = Server::start_with(|settings| settings.sandbox_payments = false).await;
+    let ada = server.api.user("ada").await;
+    let order = json!({"tokens": 5_000, "price_cents": 500});
+    for path in ["topup", "checkout", "portal", "payment-methods/setup"] {
+        let path = format!("/v1/billing/{path}");
+        let refused = server.api.post(&path, &order).as_user(&ada).send().await.ok(409);
+        assert_eq!(refused["error"], "payments_not_configured", "{path}");
+    }
+    let subscribe = json!({"plan_id": "pro"});
+    let refused = server.api.post("/v1/billing/subscribe", &subscribe).as_user(&ada);
+    assert_eq!(refused.send().await.ok(402)["error"], "payment_method_required");
+    let methods = server.api.get("/v1/billing/payment-methods").as_user(&ada).send().await.ok(200);
+    assert_eq!(methods, json!([]));
+    server.stop().await;
+}

@@ -228,6 +228,14 @@ pub trait PaymentProvider: Send + Sync + 'static {
     /// Whether real money moves, outside this server.
     fn is_real(&self) -> bool;
 
+    /// Whether it takes orders at all.
+    ///
+    /// # Errors
+    /// [`ProviderError::Unconfigured`]: no order is begun.
+    fn check(&self) -> Result<(), ProviderError> {
+        Ok(())
+    }
+
     /// Hands it the system that it lives in, before anything is asked.
     fn attach(&self, _system: &Arc<System>) {}
 

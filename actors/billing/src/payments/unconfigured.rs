@@ -30,6 +30,10 @@ impl PaymentProvider for Unconfigured {
         false
     }
 
+    fn check(&self) -> Result<(), ProviderError> {
+        Err(ProviderError::Unconfigured)
+    }
+
     fn customer(&self, _: TenantId) -> Answer<String> {
         refused()
     }
