@@ -131,7 +131,7 @@ async fn audit(api: &Api, user: &User, rounds: usize, balance: i64) {
         assert_eq!(task["status"] == "succeeded", cost[1] > 0, "{task}");
         charged += cost[1];
     }
-    // A kill between a hold and its task leaves the hold to its time: what counts is what was taken.
+    // A kill between a hold and its task leaves the hold to its time: what was taken counts.
     let begun = Instant::now();
     while api.balance(user).await != balance - charged {
         assert!(begun.elapsed() < ENDED_WITHIN, "{charged} of {balance} were charged");
